@@ -1,0 +1,52 @@
+# Everything runs in one environment, `.venv`, made on first use from constraints.txt; later runs start at once.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS='	' read -r target text; do \
+		printf '  make %-8s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo '  PYTHON=python3.12   which Python makes .venv (3.11 or newer)'
+	@echo '  PIP_ARGS="..."      extra options for pip; for torch without CUDA (200 MB instead of several GB):'
+	@echo '                      make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
+	@echo '  PYTEST_ARGS="..."   extra options for pytest, such as PYTEST_ARGS="-k rope"'
+
+setup: $(INSTALLED) ## Make .venv with the tested versions
+
+demo: $(INSTALLED) ## Extend a small model's context, evaluate it and write a report
+	@$(BIN)/python -m recipes.run recipe=demo/extend
+
+test: $(INSTALLED) ## Run the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(INSTALLED) ## Lint, formatting, types, direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python -m pytest tests/test_layers.py
+
+format: $(INSTALLED) ## Fix what ruff can fix, and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and build files; outputs/ is yours and stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	find . -path ./outputs -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+	@echo 'Installing torch, lightning, transformers and the rest into $(VENV), once: a minute or two, more where torch comes with CUDA'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,152 @@
+"""The data of continued pre-training: prepared corpora, a mixture, packed sequences, whole steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader, Subset
+
+from datamodules.batch import Batch
+from datamodules.corpora.base import Corpus
+from datamodules.mixture import Mixture
+from datamodules.packed_dataset import PackedDataset
+from datamodules.packing.concat_chunk import ConcatChunk
+from datamodules.step_batches import StepSampler, collate, step_collator
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.tokenise import TokenPolicy, prepare_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ContinuedPretrainingDataModule(pl.LightningDataModule):
+    """Sequences for continued pre-training, addressable by index.
+
+    Args:
+        sources: Name -> corpus to train on.
+        validation: Corpus that validation reads; None validates on nothing.
+        mixture: Source -> share of the tokens; None weighs sources by their size.
+        packing: How documents fill a row.
+        tokens_per_step: Tokens of one optimizer step, over all micro-batches and ranks. The contract with the papers.
+        micro_batch_size: Rows of one forward pass.
+        max_steps: Optimizer steps of the run.
+        validation_sequences: Rows of validation, the first of the validation corpus in its own packing.
+        token_policy: What stands around a document.
+        cache_dir: Where token stores are kept.
+        num_workers: Loader processes; any number gives the same data.
+        seed: Orders documents and sequences.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Mapping[str, Corpus],
+        packing: ConcatChunk,
+        tokens_per_step: int,
+        micro_batch_size: int,
+        max_steps: int,
+        cache_dir: str,
+        seed: int,
+        mixture: Mapping[str, float] | None = None,
+        validation: Corpus | None = None,
+        validation_sequences: int = 8,
+        token_policy: TokenPolicy | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.sources = dict(sources)
+        self.validation = validation
+        self.ratios = dict(mixture) if mixture is not None else None
+        self.packing = packing
+        self.tokens_per_step = tokens_per_step
+        self.micro_batch_size = micro_batch_size
+        self.max_steps = max_steps
+        self.validation_sequences = validation_sequences
+        self.token_policy = token_policy or TokenPolicy()
+        self.cache_dir = Path(cache_dir)
+        self.num_workers = num_workers
+        self.seed = seed
+        self.consumed = 0
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.data: PackedDataset | None = None
+        self.validation_data: PackedDataset | None = None
+        if tokens_per_step % packing.max_seqlen:
+            raise ValueError(
+                f"tokens_per_step={tokens_per_step} is not a multiple of max_seqlen={packing.max_seqlen};"
+                " set data.tokens_per_step or packing.max_seqlen"
+            )
+        if unknown := set(self.ratios or {}) - set(self.sources):
+            raise ValueError(f"corpus.mixture names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Rows of one optimizer step, over all micro-batches and ranks."""
+        return self.tokens_per_step // self.packing.max_seqlen
+
+    def prepare_store(self, name: str) -> TokenStore:
+        """Open, and make if needed, the token store of one source or of `validation`."""
+        if self.tokenizer is None:
+            raise RuntimeError("set the data module's tokenizer before it is used")
+        corpus = self.validation if name == "validation" else self.sources[name]
+        assert corpus is not None
+        options = {"policy": self.token_policy, "cache_dir": self.cache_dir, "name": name}
+        return prepare_store(corpus, self.tokenizer, **options)
+
+    def prepare_data(self) -> None:
+        """Tokenise what is not tokenised yet; Lightning calls it on one process."""
+        for name in [*self.sources, *(["validation"] if self.validation else [])]:
+            self.prepare_store(name)
+
+    def setup(self, stage: str | None = None) -> None:
+        stores = {name: self.prepare_store(name) for name in self.sources}
+        ratios = self.ratios or {name: store.num_tokens for name, store in stores.items()}
+        num_sequences = self.max_steps * self.sequences_per_step
+        self.data = self._packed(stores, ratios, num_sequences)
+        if self.validation is not None and self.validation_sequences:
+            store = self.prepare_store("validation")
+            available = max(1, store.num_tokens // self.packing.max_seqlen)
+            count = min(self.validation_sequences, available)
+            self.validation_data = self._packed({"validation": store}, {"validation": 1.0}, count)
+
+    def _packed(self, stores: Mapping[str, TokenStore], ratios: Mapping[str, float], count: int) -> PackedDataset:
+        mixture = Mixture(dict(ratios), num_sequences=count, seed=self.seed)
+        return PackedDataset(stores, mixture=mixture, packing=self.packing, seed=self.seed)
+
+    def train_dataloader(self) -> DataLoader[list[Batch]]:
+        assert self.data is not None
+        rank, world_size = self._rank()
+        sampler = StepSampler(
+            num_steps=self.max_steps,
+            sequences_per_step=self.sequences_per_step,
+            consumed=lambda: self.consumed,
+            rank=rank,
+            world_size=world_size,
+        )
+        return DataLoader(
+            self.data,
+            batch_sampler=sampler,
+            collate_fn=step_collator(self.micro_batch_size),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        if self.validation_data is None:
+            return []
+        rank, world_size = self._rank()
+        rows = Subset(self.validation_data, range(rank, len(self.validation_data), world_size))
+        return DataLoader(rows, batch_size=self.micro_batch_size, collate_fn=collate)
+
+    def _rank(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def state_dict(self) -> dict[str, int]:
+        steps = self.trainer.global_step if self.trainer is not None else 0
+        return {"sequences_consumed": steps * self.sequences_per_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.consumed = state_dict["sequences_consumed"]

@@ -1,0 +1,74 @@
+"""One optimizer step is the unit: a loader that yields, for each step, this rank's micro-batches.
+
+The global order of sequences is the data set's own; step s covers the sequences [s * n, (s + 1) * n), and rank r of R
+takes every R-th of them. A changed number of ranks or workers therefore changes nothing in what a step sees, and
+resuming needs one integer, the number of sequences consumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from datamodules.batch import Batch
+from datamodules.packed_dataset import Sequence
+
+
+class StepSampler(Sampler[list[int]]):
+    """The sequence indices of each optimizer step, for one rank.
+
+    Args:
+        num_steps: Optimizer steps of the whole run; also `len()`, on resumption too, as Lightning counts from 0.
+        sequences_per_step: Sequences of one step over all ranks.
+        consumed: Returns the number of sequences consumed so far; read when iteration begins.
+        rank: This rank.
+        world_size: Number of data-parallel ranks; divides `sequences_per_step`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        sequences_per_step: int,
+        consumed: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if sequences_per_step % world_size:
+            raise ValueError(
+                f"{sequences_per_step} sequences per step do not divide over {world_size} ranks;"
+                " set data.tokens_per_step or trainer.devices"
+            )
+        self.num_steps = num_steps
+        self.sequences_per_step = sequences_per_step
+        self.consumed = consumed
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.consumed() // self.sequences_per_step, self.num_steps):
+            first = step * self.sequences_per_step
+            yield list(range(first + self.rank, first + self.sequences_per_step, self.world_size))
+
+
+def collate(sequences: list[Sequence]) -> Batch:
+    """Stack sequences of equal length into one batch."""
+    return Batch(
+        **{name: torch.from_numpy(np.stack([getattr(row, name) for row in sequences])) for name in Sequence._fields}  # type: ignore[typeddict-item]
+    )
+
+
+def _collate_step(sequences: list[Sequence], *, micro_batch_size: int) -> list[Batch]:
+    return [collate(sequences[k : k + micro_batch_size]) for k in range(0, len(sequences), micro_batch_size)]
+
+
+def step_collator(micro_batch_size: int) -> Callable[[list[Sequence]], list[Batch]]:
+    """A collate function that turns one rank's share of a step into micro-batches; the last one may be smaller."""
+    return partial(_collate_step, micro_batch_size=micro_batch_size)

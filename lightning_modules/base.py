@@ -1,0 +1,206 @@
+"""What continued pre-training and supervised fine-tuning share: a decoder trained one whole optimizer step at a time.
+
+The gradient of a step is the mean over its target tokens, across micro-batches and ranks, whatever the layout. So the
+number of targets of the whole step is known before its first micro-batch and scales every micro-batch's summed loss.
+Lightning's own accumulation averages micro-batch means, which with uneven batches is another gradient (a factor of two
+was measured, traps.md 15); optimization is therefore manual, and one batch of the loader is one optimizer step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from datamodules.batch import IGNORE_INDEX, Batch, num_targets, shifted_targets, to_device
+from lightning_modules.metrics.position_loss import PositionLoss
+from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss, SummedLoss
+from lightning_modules.optim.schedules import LrSchedule
+from lightning_modules.strategies.gradient_sync import synchronise_gradients
+from lightning_modules.strategies.sharding import shard
+
+
+class ModelSource(Protocol):
+    """Anything that can say what a model is and then load it."""
+
+    def config(self) -> PretrainedConfig: ...
+
+    def load(self) -> PreTrainedModel: ...
+
+
+class CausalLMModule(pl.LightningModule):
+    """A causal language model in training.
+
+    Args:
+        source: Where the model comes from.
+        optimizer: Makes the optimizer from the model.
+        lr_schedule: Multiplier of the learning rate by step.
+        max_steps: Optimizer steps of the run.
+        max_seqlen: Tokens of a row, for the loss by position.
+        gradient_clip_norm: Largest norm of a step's gradient; None does not clip.
+        gradient_checkpointing: Recompute each layer's activations in the backward pass.
+        loss_chunk_size: Positions whose logits exist at a time.
+        compute_dtype: Working precision of a sharded model; elsewhere the trainer's precision decides.
+        seed: Seeds dropout, per step and rank, so that a resumed run draws the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ModelSource,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        lr_schedule: LrSchedule,
+        max_steps: int,
+        max_seqlen: int,
+        gradient_clip_norm: float | None = 1.0,
+        gradient_checkpointing: bool = False,
+        loss_chunk_size: int = 1024,
+        compute_dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.source = source
+        self.make_optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.max_steps = max_steps
+        self.max_seqlen = max_seqlen
+        self.gradient_clip_norm = gradient_clip_norm
+        self.gradient_checkpointing = gradient_checkpointing
+        self.loss_chunk_size = loss_chunk_size
+        self.compute_dtype = compute_dtype
+        self.seed = seed
+        self.model: CausalLMWithLoss | None = None
+        self.train_loss = PositionLoss(max_seqlen=max_seqlen)
+        self.val_loss = PositionLoss(max_seqlen=max_seqlen)
+        self._last_log = (0, time.perf_counter())
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The transformers model inside."""
+        assert self.model is not None, "the model is built in configure_model"
+        return self.model.causal_lm
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        causal_lm = self.source.load()
+        if self.gradient_checkpointing:
+            causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        causal_lm.train()
+        self.model = CausalLMWithLoss(causal_lm, loss_chunk_size=self.loss_chunk_size)
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None
+            shard(self.model, mesh=self.device_mesh["data_parallel"], compute_dtype=self.compute_dtype)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        assert self.model is not None
+        optimizer = self.make_optimizer(self.model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.lr_schedule.multiplier(step, max_steps=self.max_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def forward(self, batch: Batch) -> SummedLoss:
+        assert self.model is not None
+        return self.model(batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves a training step's micro-batches where they are: each moves when its turn comes."""
+        return batch if self.trainer.training else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_train_start(self) -> None:
+        self._last_log = (self.global_step, time.perf_counter())
+
+    def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
+        """One optimizer step over this rank's micro-batches."""
+        assert self.model is not None
+        step = self.global_step
+        torch.manual_seed(hash((self.seed, step, self.global_rank)))
+        optimizer: Any = self.optimizers()
+        scale = self.trainer.world_size / self._targets_of_step(micro_batches)  # strategies average over ranks
+        logs = self._logs_at(step)
+        for k, micro_batch in enumerate(micro_batches):
+            batch = to_device(micro_batch, self.device, non_blocking=True)
+            last = k == len(micro_batches) - 1
+            with synchronise_gradients(self.trainer.strategy.model, self.model, last=last):
+                loss_sum, token_losses = self.model(batch)
+                self.manual_backward(loss_sum * scale)
+            if logs:
+                self.train_loss.update(token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
+        gradient_norm = self._clip()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule: Any = self.lr_schedulers()
+        lr = schedule.get_last_lr()[0]
+        schedule.step()
+        if logs:
+            self._log_step(step, micro_batches, lr=lr, gradient_norm=gradient_norm)
+
+    def _targets_of_step(self, micro_batches: list[Batch]) -> int:
+        """Target tokens of the whole optimizer step, over all micro-batches and ranks."""
+        own = torch.tensor(sum(map(num_targets, micro_batches)), device=self.device)
+        total = int(self.trainer.strategy.reduce(own, reduce_op="sum"))
+        if total == 0:
+            raise ValueError(f"optimizer step {self.global_step} has no target token; every label is masked")
+        return total
+
+    def _clip(self) -> float:
+        """Clip the gradient of the step and return its norm before clipping.
+
+        Raises:
+            FloatingPointError: The gradient is not finite; the weights have not been touched.
+        """
+        assert self.model is not None
+        limit = self.gradient_clip_norm if self.gradient_clip_norm is not None else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # type: ignore[operator]
+        if not value < float("inf"):
+            raise FloatingPointError(
+                f"the gradient of optimizer step {self.global_step} is not finite ({value}); nothing was updated."
+                " Lower optimizer.lr, or look at the step's sequences"
+            )
+        return value
+
+    def _logs_at(self, step: int) -> bool:
+        every = self.trainer.log_every_n_steps
+        return bool(every) and (step % every == every - 1 or step in (0, self.max_steps - 1))
+
+    def _log_step(self, step: int, micro_batches: list[Batch], *, lr: float, gradient_norm: float) -> None:
+        losses = self.train_loss.compute()
+        self.train_loss.reset()
+        tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.trainer.world_size
+        last_step, last_time = self._last_log
+        now = time.perf_counter()
+        self._last_log = (step + 1, now)
+        numbers = {
+            **{f"train/{name}": value for name, value in losses.items()},
+            "train/lr": lr,
+            "train/gradient_norm": gradient_norm,
+            "train/tokens_per_second": tokens * (step + 1 - last_step) / max(now - last_time, 1e-9),
+            "train/tokens": float(tokens * (step + 1)),
+            "train/context_length": float(self.max_seqlen),
+        }
+        if self.logger is not None:
+            self.logger.log_metrics(numbers, step=step + 1)
+        progress = {"loss": losses["loss"], "lr": lr, "tok/s": numbers["train/tokens_per_second"]}
+        self.log_dict(progress, prog_bar=True, logger=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.model is not None
+        _, token_losses = self.model(batch)
+        self.val_loss.update(token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
+
+    def on_validation_epoch_end(self) -> None:
+        losses = self.val_loss.compute()
+        self.val_loss.reset()
+        if losses and self.logger is not None and not self.trainer.sanity_checking:
+            self.logger.log_metrics({f"val/{name}": value for name, value in losses.items()}, step=self.global_step)
+        if losses:
+            self.log("val_loss", losses["loss"], prog_bar=True, logger=False)

@@ -1,0 +1,69 @@
+"""Checkpoints that are whole or absent, and finding the newest one.
+
+Lightning stages a checkpoint in the system's temporary folder and moves it; across devices that is a copy, and a killed
+copy leaves a truncated file under the final name (traps.md 38). Here the temporary file lies beside its target.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+METADATA = "meta.pt"
+"""Lightning writes it last into the folder of a distributed checkpoint, so a folder with it is complete."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final place, flushes it to the disk, and renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as handle:
+                torch.save(checkpoint, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise ValueError(f"checkpoint {target} could not be written ({error}); the previous one is intact") from error
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step in a run's `checkpoints/` folder, if there is one."""
+    complete = [
+        path
+        for path in folder.glob("step-*.ckpt")
+        if (path.is_file() and path.stat().st_size) or (path / METADATA).is_file()
+    ]
+    return max(complete, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step in a checkpoint's name, `step-0000120.ckpt`."""
+    return int(checkpoint.stem.split("-")[1])
+
+
+def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
+    """Load the weights of a training checkpoint, one file or sharded, into a transformers model.
+
+    Args:
+        checkpoint: A file, or the folder of a distributed checkpoint.
+        model: The transformers model that the run trained; its parameters are overwritten.
+    """
+    prefix = "model.causal_lm."
+    if checkpoint.is_dir():
+        import torch.distributed.checkpoint as dcp
+
+        state = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+        dcp.load({"state_dict": state}, checkpoint_id=str(checkpoint), no_dist=True)
+    else:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    model.load_state_dict(own)

@@ -1,0 +1,78 @@
+"""Where a model comes from: a Hugging Face folder or name, or a configuration and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from lightning_modules.attention.registry import register_attention_functions
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A decoder of the Hugging Face hub or of a folder.
+
+    Code inside a checkpoint is never run (`trust_remote_code` stays off).
+
+    Args:
+        name_or_path: Hub name or folder.
+        revision: Branch, tag or commit of a hub name.
+        attention: Name of one of our attention functions.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    attention: str = "lcr_per_document"
+
+    def config(self) -> PretrainedConfig:
+        """The model's configuration, without its weights.
+
+        Raises:
+            ValueError: There is no such model, or it cannot be read.
+        """
+        try:
+            return AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
+        except (OSError, ValueError) as error:
+            raise ValueError(self._unreadable(error)) from error
+
+    def load(self) -> PreTrainedModel:
+        """The model with fp32 parameters; lower precision is the trainer's business, and RoPE tables stay fp32."""
+        register_attention_functions()
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                self.name_or_path, revision=self.revision, dtype=torch.float32, attn_implementation=self.attention
+            )
+        except OSError as error:
+            raise ValueError(self._unreadable(error)) from error
+
+    def _unreadable(self, error: Exception) -> str:
+        reason = str(error).strip().splitlines()[0]
+        return f"model {self.name_or_path} cannot be read ({reason}); set model.source.name_or_path"
+
+
+@dataclass(frozen=True)
+class ModelFromScratch:
+    """A decoder with freshly drawn weights.
+
+    Args:
+        settings: transformers configuration, with `model_type`.
+        seed: Draws the weights.
+        attention: Name of one of our attention functions.
+    """
+
+    settings: Mapping[str, Any]
+    seed: int
+    attention: str = "lcr_per_document"
+
+    def config(self) -> PretrainedConfig:
+        return AutoConfig.for_model(**dict(self.settings))
+
+    def load(self) -> PreTrainedModel:
+        register_attention_functions()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return AutoModelForCausalLM.from_config(self.config(), attn_implementation=self.attention)

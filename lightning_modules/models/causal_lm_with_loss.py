@@ -1,0 +1,53 @@
+"""The backbone and its loss in one module.
+
+Both stand together so that a sharded output head is gathered inside the forward that uses it (FSDP2), and so that
+nothing outside ever holds [T, V] logits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from datamodules.batch import Batch, shifted_targets
+from lightning_modules.attention.layout import DocumentLayout
+from lightning_modules.losses.chunked_cross_entropy import chunked_linear_cross_entropy
+
+
+class SummedLoss(NamedTuple):
+    """The loss of one micro-batch, summed and not averaged: the caller knows how many targets the whole step has."""
+
+    loss_sum: torch.Tensor  # scalar fp32
+    token_losses: torch.Tensor  # [B, T] fp32, detached, 0 where there is no target
+
+
+class CausalLMWithLoss(nn.Module):
+    """A transformers decoder that turns a `Batch` into its summed next-token loss.
+
+    Args:
+        causal_lm: The model, with one of our attention functions selected.
+        loss_chunk_size: Positions whose logits exist at a time.
+    """
+
+    def __init__(self, causal_lm: PreTrainedModel, *, loss_chunk_size: int = 1024) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self.loss_chunk_size = loss_chunk_size
+
+    def forward(self, batch: Batch) -> SummedLoss:
+        targets = shifted_targets(batch)  # [B, T]
+        hidden_states = self.causal_lm.get_decoder()(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            document_ids=batch["document_ids"],
+            document_layout=DocumentLayout.from_document_ids(batch["document_ids"]),
+        ).last_hidden_state  # [B, T, H]
+        head = self.causal_lm.get_output_embeddings()
+        loss_sum, token_losses = chunked_linear_cross_entropy(
+            hidden_states.flatten(0, 1), head.weight, targets.flatten(), chunk_size=self.loss_chunk_size
+        )
+        return SummedLoss(loss_sum, token_losses.view_as(targets))

@@ -1,0 +1,149 @@
+"""From a configuration to objects: the one place that turns `_target_` nodes into a module, its data and a trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from omegaconf import DictConfig
+
+from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+from lightning_modules.base import CausalLMModule, ModelSource
+from lightning_modules.callbacks.rope_patching import RotaryPatching
+from lightning_modules.checkpointing import AtomicCheckpointIO
+from lightning_modules.continued_pretraining import ContinuedPretrainingModule
+from lightning_modules.rope.methods import RopeMethod
+
+COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+STAGES: dict[str, type[CausalLMModule]] = {"continued_pretraining": ContinuedPretrainingModule}
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """Instantiate one node; what its constructor complains about is the user's to fix, so no wrapping hides it."""
+    from hydra.errors import InstantiationException
+
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        raise (error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error) from error
+
+
+def quiet() -> None:
+    """Leave out what third parties print at every start and no user can act on."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*is a wildcard .*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build_source(config: DictConfig) -> ModelSource:
+    return build(config.model.source)
+
+
+def build_rope(config: DictConfig) -> RopeMethod:
+    return build(config.rope)
+
+
+def build_tokenizer(config: DictConfig) -> Any:
+    return build(config.model.tokenizer).load()
+
+
+def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
+    """The data module with its tokenizer; only sources that the mixture uses are built."""
+    mixture = config.corpus.mixture
+    sources = {
+        str(name): build(node) for name, node in config.corpus.sources.items() if mixture is None or mixture.get(name)
+    }
+    shares = None if mixture is None else {name: share for name, share in mixture.items() if share}
+    node = {key: value for key, value in config.data.items() if key not in {"sources", "mixture"}}
+    data: ContinuedPretrainingDataModule = build(node, sources=sources, mixture=shares)
+    data.tokenizer = build_tokenizer(config)
+    return data
+
+
+def build_module(config: DictConfig) -> CausalLMModule:
+    return STAGES[config.stage](
+        source=build_source(config),
+        optimizer=build(config.optimizer),
+        lr_schedule=build(config.lr_schedule),
+        max_steps=config.data.max_steps,
+        max_seqlen=config.packing.max_seqlen,
+        gradient_clip_norm=config.trainer.gradient_clip_norm,
+        gradient_checkpointing=config.memory.gradient_checkpointing,
+        loss_chunk_size=config.memory.loss_chunk_size,
+        compute_dtype=COMPUTE_DTYPES[config.precision],
+        seed=config.seed,
+    )
+
+
+def build_trainer(config: DictConfig, folder: Path) -> pl.Trainer:
+    """The trainer of one run, writing into the run's folder."""
+    settings = config.trainer
+    sharded = config.strategy.name == "fsdp"
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=_strategy(config),
+        # A sharded model is cast layer by layer by its own policy; a module-wide cast would take RoPE along.
+        precision="32-true" if sharded or config.precision == "fp32" else "bf16-mixed",
+        plugins=[] if sharded else [AtomicCheckpointIO()],
+        max_epochs=1,
+        use_distributed_sampler=False,
+        logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
+        callbacks=_callbacks(config, folder),
+        log_every_n_steps=settings.log_every_n_steps,
+        val_check_interval=_validation_interval(config),
+        num_sanity_val_steps=0,
+        enable_progress_bar=settings.progress_bar,
+        enable_model_summary=False,
+        inference_mode=not sharded,
+    )
+
+
+def _strategy(config: DictConfig) -> Strategy | str:
+    settings = config.trainer
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    backend = None if on_gpu else "gloo"
+    if config.strategy.name == "ddp":
+        return DDPStrategy(process_group_backend=backend)
+    if config.strategy.name == "fsdp":
+        ranks = settings.devices * settings.num_nodes
+        return ModelParallelStrategy(
+            data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend
+        )
+    return "auto"
+
+
+def _validation_interval(config: DictConfig) -> int | float:
+    every = config.trainer.validate_every_n_steps
+    return 1.0 if every is None else min(every, config.data.max_steps)
+
+
+def _callbacks(config: DictConfig, folder: Path) -> list[Callback]:
+    callbacks: list[Callback] = [
+        RotaryPatching(build_rope(config), config.context_length),
+        ModelCheckpoint(
+            dirpath=folder / "checkpoints",
+            filename="step-{step:07d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=config.trainer.checkpoint_every_n_steps,
+            monitor="step",
+            mode="max",
+            save_top_k=config.trainer.keep_checkpoints,
+        ),
+    ]
+    if config.trainer.progress_bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=1))
+    return callbacks

@@ -1,0 +1,46 @@
+"""Show the presets in a table."""
+
+from __future__ import annotations
+
+import sys
+
+
+def table() -> str:
+    """One row a preset, from its composed configuration; imports neither torch nor transformers."""
+    from recipes.compose import choices_of, compose, presets
+
+    header = ("recipe", "paper", "extends", "context", "RoPE", "packing", "documents masked", "tokens")
+    rows = [header]
+    for preset in presets():
+        config, choices = compose([f"recipe={preset}"]), choices_of([f"recipe={preset}"])
+        before, after = config.model.original_context_length, config.context_length
+        rows.append(
+            (
+                preset,
+                config.about.paper,
+                config.about.extends,
+                f"{before} -> {after}" if after != before else str(after),
+                choices["rope"],
+                choices["packing"],
+                "yes" if config.packing.document_mask else "no",
+                _tokens(config.data.tokens_per_step * config.data.max_steps),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _tokens(count: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+if __name__ == "__main__":
+    if set(sys.argv[1:]) & {"-h", "--help"}:
+        print("usage: python -m recipes.list\n\nShow the presets in a table.")
+    else:
+        print(table())
+        print("\npython -m recipes.show recipe=<name> prints one; add scale=toy to try it on the bundled model")

@@ -1,0 +1,246 @@
+"""One run, one folder: `outputs/<recipe>/<run id>/`, and `latest` beside it.
+
+    config.yaml  run.json  log.txt  metrics.json  tensorboard/  checkpoints/  figures/  export/
+
+`run.json` says which recipe it is, whether it is finished, and with which versions. Two runs never share a folder, and
+two processes never write one: a run holds a lock on its folder as long as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.checkpointing import newest_checkpoint
+
+RANK_VARIABLE = "LONG_CONTEXT_RECIPES_RUN"
+"""Tells the processes that Lightning starts for further ranks which folder the first one opened."""
+
+PRACTICAL_KEYS = (
+    "resume",
+    "checkpoint",
+    "output_dir",
+    "cache_dir",
+    "evaluation",
+    "export",
+    "about",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.num_threads",
+    "trainer.log_every_n_steps",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.keep_checkpoints",
+    "trainer.progress_bar",
+    "strategy",
+)
+"""Keys that do not change what is trained; a run may be resumed with others."""
+
+_held_locks: list[IO[str]] = []
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, and the checkpoint it goes on from."""
+
+    path: Path
+    checkpoint: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def info(self) -> dict[str, Any]:
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
+    def update(self, **facts: Any) -> None:
+        """Write facts into `run.json`, whole or not at all."""
+        file = self.path / "run.json"
+        known = self.info() if file.exists() else {}
+        partial = file.with_name(".run.json.partial")
+        partial.write_text(json.dumps({**known, **facts}, indent=2), encoding="utf-8")
+        partial.replace(file)
+
+
+def open_run(config: DictConfig, recipe: str) -> RunFolder:
+    """A new run's folder, or an earlier one's to go on with, as `resume` says.
+
+    Raises:
+        ValueError: `resume` names a checkpoint of another recipe or of other settings, or one that is not there.
+    """
+    if handed_down := os.environ.get(RANK_VARIABLE):
+        path = Path(handed_down)
+        return RunFolder(path, newest_checkpoint(path / "checkpoints") if (path / "resumed").exists() else None)
+    run = _resumed(config, recipe) or _new(config, recipe)
+    os.environ[RANK_VARIABLE] = str(run.path)
+    marker = run.path / "resumed"
+    if run.checkpoint is not None:
+        marker.touch()
+    else:
+        marker.unlink(missing_ok=True)
+    return run
+
+
+def close_run(run: RunFolder, *, status: str) -> None:
+    """Note how the run ended and let its folder go."""
+    run.update(status=status)
+    os.environ.pop(RANK_VARIABLE, None)
+    while _held_locks:
+        _held_locks.pop().close()
+
+
+def find_run(config: DictConfig, recipe: str) -> RunFolder:
+    """The run that `checkpoint` means, or the newest finished one of the recipe.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if config.checkpoint is not None:
+        return _of_path(Path(config.checkpoint), "checkpoint")
+    for path in _runs(config, recipe):
+        run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
+        if run.checkpoint is not None and run.info()["status"] == "finished":
+            return run
+    raise ValueError(
+        f"no finished run of recipe={recipe} under {config.output_dir}; train it first with"
+        f" python -m recipes.train recipe={recipe}, or set checkpoint"
+    )
+
+
+def mechanism(config: DictConfig) -> dict[str, Any]:
+    """What a run trains, as flat keys: the configuration without what is merely practical."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if prefix in PRACTICAL_KEYS:
+            return
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            flat[prefix] = node
+
+    walk(OmegaConf.to_container(config, resolve=False), "")
+    return flat
+
+
+def _resumed(config: DictConfig, recipe: str) -> RunFolder | None:
+    if config.resume == "never":
+        return None
+    if config.resume != "auto":
+        run = _of_path(Path(config.resume), "resume")
+        _refuse_other(run, config, recipe)
+        if not _lock(run.path):
+            raise ValueError(f"run {run.path} is being trained by another process; wait for it, or set resume=never")
+        return run
+    for path in _runs(config, recipe)[:1]:
+        run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
+        same = run.info()["mechanism"] == _plain(mechanism(config))
+        if run.info()["status"] != "finished" and run.checkpoint is not None and same and _lock(path):
+            print(f"going on with {path} from {run.checkpoint.name} (resume=never starts anew)")
+            return run
+    return None
+
+
+def _new(config: DictConfig, recipe: str) -> RunFolder:
+    parent = Path(config.output_dir) / recipe
+    name, number = datetime.now().strftime("%Y%m%d-%H%M%S"), 1
+    path = parent / name
+    while True:
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            path = parent / f"{name}-{number}"
+    _lock(path)
+    run = RunFolder(path)
+    run.figures.mkdir()
+    run.checkpoints.mkdir()
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+    run.update(recipe=recipe, status="started", mechanism=_plain(mechanism(config)), **_versions())
+    _point_latest(parent, path)
+    return run
+
+
+def _of_path(path: Path, key: str) -> RunFolder:
+    """The run of a run folder, of its `checkpoints/` entry, or of its `latest` link."""
+    if (path / "run.json").is_file():
+        checkpoint = newest_checkpoint(path / "checkpoints")
+        if checkpoint is None:
+            raise ValueError(f"{key}={path} has no complete checkpoint; set {key} to another run")
+        return RunFolder(path.resolve(), checkpoint.resolve())
+    if path.exists() and (path.parent.parent / "run.json").is_file():
+        return RunFolder(path.resolve().parent.parent, path.resolve())
+    raise ValueError(f"{key}={path} is neither a run folder nor a checkpoint in one")
+
+
+def _refuse_other(run: RunFolder, config: DictConfig, recipe: str) -> None:
+    info = run.info()
+    if info["recipe"] != recipe:
+        raise ValueError(f"resume={config.resume} is a run of recipe={info['recipe']}, not of recipe={recipe}")
+    theirs, ours = info["mechanism"], _plain(mechanism(config))
+    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if differing:
+        listed = "; ".join(f"{key}={ours.get(key)} (the run has {theirs.get(key)})" for key in differing)
+        raise ValueError(f"resume={config.resume} was trained with other settings: {listed}")
+
+
+def _runs(config: DictConfig, recipe: str) -> list[Path]:
+    """Run folders of a recipe, newest first."""
+    parent = Path(config.output_dir) / recipe
+    return sorted((p.parent for p in parent.glob("*/run.json") if not p.parent.is_symlink()), reverse=True)
+
+
+def _lock(path: Path) -> bool:
+    handle = (path / ".lock").open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return False
+    _held_locks.append(handle)
+    return True
+
+
+def _point_latest(parent: Path, path: Path) -> None:
+    link = parent / ".latest.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.replace(parent / "latest")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("torch", "lightning", "transformers", "tokenizers", "datasets", "long-context-recipes")
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    commit = None
+    with suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return {"versions": found, "commit": commit}

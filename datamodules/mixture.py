@@ -1,9 +1,9 @@
 """The mixture of sources: which source sequence i comes from.
 
-Ratios are shares of sequences, and all sequences are equally long, so they are shares of tokens (traps.md 20: ratios of
-documents turned 1:1 into 10:1 by token). Every window of `WINDOW` sequences holds each source's share as exactly as
-whole sequences allow, what one window owes is paid by the next, and the order inside a window is random. So the share
-after n sequences is within one window's rounding of the ratio, at any n, for any number of ranks.
+Ratios are shares of sequences, and all sequences are equally long, so they are shares of tokens; ratios of documents
+would not be (one project's 1:1 became 10:1 by token). Every window of `WINDOW` sequences holds each source's share as
+exactly as whole sequences allow, what one window owes is paid by the next, and the order inside a window is random. So
+the share after n sequences is within one window's rounding of the ratio, at any n, for any number of ranks.
 """
 
 from __future__ import annotations

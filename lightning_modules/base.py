@@ -3,7 +3,7 @@
 The gradient of a step is the mean over its target tokens, across micro-batches and ranks, whatever the layout. So the
 number of targets of the whole step is known before its first micro-batch and scales every micro-batch's summed loss.
 Lightning's own accumulation averages micro-batch means, which with uneven batches is another gradient (a factor of two
-was measured, traps.md 15); optimization is therefore manual, and one batch of the loader is one optimizer step.
+was measured); optimization is therefore manual, and one batch of the loader is one optimizer step.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class CausalLMModule(pl.LightningModule):
         gradient_clip_norm: Largest norm of a step's gradient; None does not clip.
         gradient_checkpointing: Recompute each layer's activations in the backward pass.
         loss_chunk_size: Positions whose logits exist at a time.
+        log_every_n_steps: How often numbers are gathered and logged; other steps only train.
         compute_dtype: Working precision of a sharded model; elsewhere the trainer's precision decides.
         seed: Seeds dropout, per step and rank, so that a resumed run draws the same.
     """
@@ -61,6 +62,7 @@ class CausalLMModule(pl.LightningModule):
         gradient_clip_norm: float | None = 1.0,
         gradient_checkpointing: bool = False,
         loss_chunk_size: int = 1024,
+        log_every_n_steps: int = 10,
         compute_dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
@@ -74,6 +76,7 @@ class CausalLMModule(pl.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.gradient_checkpointing = gradient_checkpointing
         self.loss_chunk_size = loss_chunk_size
+        self.log_every_n_steps = log_every_n_steps
         self.compute_dtype = compute_dtype
         self.seed = seed
         self.model: CausalLMWithLoss | None = None
@@ -169,8 +172,8 @@ class CausalLMModule(pl.LightningModule):
         return value
 
     def _logs_at(self, step: int) -> bool:
-        every = self.trainer.log_every_n_steps
-        return bool(every) and (step % every == every - 1 or step in (0, self.max_steps - 1))
+        every = self.log_every_n_steps
+        return step % every == every - 1 or step in (0, self.max_steps - 1)
 
     def _log_step(self, step: int, micro_batches: list[Batch], *, lr: float, gradient_norm: float) -> None:
         losses = self.train_loss.compute()

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and finding the newest one.
 
 Lightning stages a checkpoint in the system's temporary folder and moves it; across devices that is a copy, and a killed
-copy leaves a truncated file under the final name (traps.md 38). Here the temporary file lies beside its target.
+copy leaves a truncated file under the final name. Here the temporary file lies beside its target.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise ValueError(f"checkpoint {target} could not be written ({error}); the previous one is intact") from error
+            raise ValueError(
+                f"checkpoint {target} could not be written ({error}); the previous one is intact"
+            ) from error
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

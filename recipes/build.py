@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
 from lightning_modules.base import CausalLMModule, ModelSource
@@ -66,8 +66,13 @@ def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
         str(name): build(node) for name, node in config.corpus.sources.items() if mixture is None or mixture.get(name)
     }
     shares = None if mixture is None else {name: share for name, share in mixture.items() if share}
-    node = {key: value for key, value in config.data.items() if key not in {"sources", "mixture"}}
-    data: ContinuedPretrainingDataModule = build(node, sources=sources, mixture=shares)
+    validation = None if config.corpus.validation is None else build(config.corpus.validation)
+    # The corpora are handed over as objects: inside `instantiate`, OmegaConf would take dataclasses apart.
+    node = OmegaConf.to_container(config.data, resolve=True)
+    assert isinstance(node, dict)
+    node = {key: value for key, value in node.items() if key not in {"sources", "mixture", "validation"}}
+    make = build(node, _partial_=True)
+    data: ContinuedPretrainingDataModule = make(sources=sources, mixture=shares, validation=validation)
     data.tokenizer = build_tokenizer(config)
     return data
 
@@ -82,6 +87,7 @@ def build_module(config: DictConfig) -> CausalLMModule:
         gradient_clip_norm=config.trainer.gradient_clip_norm,
         gradient_checkpointing=config.memory.gradient_checkpointing,
         loss_chunk_size=config.memory.loss_chunk_size,
+        log_every_n_steps=config.trainer.log_every_n_steps,
         compute_dtype=COMPUTE_DTYPES[config.precision],
         seed=config.seed,
     )
@@ -120,9 +126,7 @@ def _strategy(config: DictConfig) -> Strategy | str:
         return DDPStrategy(process_group_backend=backend)
     if config.strategy.name == "fsdp":
         ranks = settings.devices * settings.num_nodes
-        return ModelParallelStrategy(
-            data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend
-        )
+        return ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend)
     return "auto"
 
 

@@ -40,7 +40,7 @@ def compose(words: list[str]) -> DictConfig:
     for group in groups & set(named) - {"recipe", "scale", "debug"}:
         if choices[group] != preset[group]:  # type: ignore[index]  # to_container of a mapping
             config[group] = plain(choices, [word for word in words if word.startswith(f"{group}.")])[group]
-    OmegaConf.set_struct(config, True)
+    config.recipe_name = named["recipe"]
     return config
 
 
@@ -118,7 +118,7 @@ def _one_sentence(error: Exception, words: list[str]) -> str:
     message = " ".join(line.strip() for line in str(error).splitlines()[:2]).replace("\n", " ")
     for word in words:
         key = word.split("=", 1)[0]
-        if key and f"'{key}'" in message or f"Key '{key.split('.')[-1]}' is not in struct" in message:
+        if (key and f"'{key}'" in message) or f"Key '{key.split('.')[-1]}' is not in struct" in message:
             return f"unknown key '{key}' on the command line; {_nearest(key)}"
     return message
 

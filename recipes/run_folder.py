@@ -81,7 +81,7 @@ class RunFolder:
         partial.replace(file)
 
 
-def open_run(config: DictConfig, recipe: str) -> RunFolder:
+def open_run(config: DictConfig) -> RunFolder:
     """A new run's folder, or an earlier one's to go on with, as `resume` says.
 
     Raises:
@@ -90,7 +90,7 @@ def open_run(config: DictConfig, recipe: str) -> RunFolder:
     if handed_down := os.environ.get(RANK_VARIABLE):
         path = Path(handed_down)
         return RunFolder(path, newest_checkpoint(path / "checkpoints") if (path / "resumed").exists() else None)
-    run = _resumed(config, recipe) or _new(config, recipe)
+    run = _resumed(config) or _new(config)
     os.environ[RANK_VARIABLE] = str(run.path)
     marker = run.path / "resumed"
     if run.checkpoint is not None:
@@ -108,7 +108,7 @@ def close_run(run: RunFolder, *, status: str) -> None:
         _held_locks.pop().close()
 
 
-def find_run(config: DictConfig, recipe: str) -> RunFolder:
+def find_run(config: DictConfig) -> RunFolder:
     """The run that `checkpoint` means, or the newest finished one of the recipe.
 
     Raises:
@@ -116,13 +116,13 @@ def find_run(config: DictConfig, recipe: str) -> RunFolder:
     """
     if config.checkpoint is not None:
         return _of_path(Path(config.checkpoint), "checkpoint")
-    for path in _runs(config, recipe):
+    for path in _runs(config):
         run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
         if run.checkpoint is not None and run.info()["status"] == "finished":
             return run
     raise ValueError(
-        f"no finished run of recipe={recipe} under {config.output_dir}; train it first with"
-        f" python -m recipes.train recipe={recipe}, or set checkpoint"
+        f"no finished run of recipe={config.recipe_name} under {config.output_dir}; train it first with"
+        f" python -m recipes.train recipe={config.recipe_name}, or set checkpoint"
     )
 
 
@@ -143,16 +143,16 @@ def mechanism(config: DictConfig) -> dict[str, Any]:
     return flat
 
 
-def _resumed(config: DictConfig, recipe: str) -> RunFolder | None:
+def _resumed(config: DictConfig) -> RunFolder | None:
     if config.resume == "never":
         return None
     if config.resume != "auto":
         run = _of_path(Path(config.resume), "resume")
-        _refuse_other(run, config, recipe)
+        _refuse_other(run, config)
         if not _lock(run.path):
             raise ValueError(f"run {run.path} is being trained by another process; wait for it, or set resume=never")
         return run
-    for path in _runs(config, recipe)[:1]:
+    for path in _runs(config)[:1]:
         run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
         same = run.info()["mechanism"] == _plain(mechanism(config))
         if run.info()["status"] != "finished" and run.checkpoint is not None and same and _lock(path):
@@ -161,8 +161,8 @@ def _resumed(config: DictConfig, recipe: str) -> RunFolder | None:
     return None
 
 
-def _new(config: DictConfig, recipe: str) -> RunFolder:
-    parent = Path(config.output_dir) / recipe
+def _new(config: DictConfig) -> RunFolder:
+    parent = Path(config.output_dir) / config.recipe_name
     name, number = datetime.now().strftime("%Y%m%d-%H%M%S"), 1
     path = parent / name
     while True:
@@ -177,7 +177,7 @@ def _new(config: DictConfig, recipe: str) -> RunFolder:
     run.figures.mkdir()
     run.checkpoints.mkdir()
     (path / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
-    run.update(recipe=recipe, status="started", mechanism=_plain(mechanism(config)), **_versions())
+    run.update(recipe=config.recipe_name, status="started", mechanism=_plain(mechanism(config)), **_versions())
     _point_latest(parent, path)
     return run
 
@@ -194,10 +194,12 @@ def _of_path(path: Path, key: str) -> RunFolder:
     raise ValueError(f"{key}={path} is neither a run folder nor a checkpoint in one")
 
 
-def _refuse_other(run: RunFolder, config: DictConfig, recipe: str) -> None:
+def _refuse_other(run: RunFolder, config: DictConfig) -> None:
     info = run.info()
-    if info["recipe"] != recipe:
-        raise ValueError(f"resume={config.resume} is a run of recipe={info['recipe']}, not of recipe={recipe}")
+    if info["recipe"] != config.recipe_name:
+        raise ValueError(
+            f"resume={config.resume} is a run of recipe={info['recipe']}, not of recipe={config.recipe_name}"
+        )
     theirs, ours = info["mechanism"], _plain(mechanism(config))
     differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if differing:
@@ -205,9 +207,9 @@ def _refuse_other(run: RunFolder, config: DictConfig, recipe: str) -> None:
         raise ValueError(f"resume={config.resume} was trained with other settings: {listed}")
 
 
-def _runs(config: DictConfig, recipe: str) -> list[Path]:
+def _runs(config: DictConfig) -> list[Path]:
     """Run folders of a recipe, newest first."""
-    parent = Path(config.output_dir) / recipe
+    parent = Path(config.output_dir) / config.recipe_name
     return sorted((p.parent for p in parent.glob("*/run.json") if not p.parent.is_symlink()), reverse=True)
 
 

@@ -1,8 +1,8 @@
 """All faults of a configuration in one message, before a model is built.
 
-First what needs no import: missing keys, keys that nothing reads (Hydra checks the command line but not presets,
-traps.md 25). Then every `_target_` is bound to its signature, and then the pairs that cannot go together, for which the
-model's configuration and tokenizer are read, but no weights.
+First what needs no import: missing keys, and keys that nothing reads (Hydra checks the command line, but not presets).
+Then every `_target_` is bound to its signature, and then the pairs that cannot go together, for which the model's
+configuration and tokenizer are read, but no weights.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _unknown(node: DictConfig, allowed: DictConfig, prefix: str) -> Iterator[str
         return
     for key in node:
         name, child = f"{prefix}{key}", node._get_node(key)
-        if key not in allowed:
+        if allowed._get_node(key) is None:
             if not (target := node.get("_target_")) or str(key) not in _parameters(target):
                 near = difflib.get_close_matches(str(key), [str(other) for other in allowed], n=2, cutoff=0.5)
                 hint = f"; did you mean {' or '.join(near)}?" if near else ""

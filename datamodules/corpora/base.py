@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+
 @runtime_checkable
 class Corpus(Protocol):
     """Texts in a fixed order, one a document."""

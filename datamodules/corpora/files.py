@@ -6,7 +6,6 @@ are checked here, and a failed JSONL file is scanned once more to name the line.
 
 from __future__ import annotations
 
-import glob
 import gzip
 import hashlib
 import io
@@ -124,7 +123,8 @@ def _expand(pattern: str) -> list[Path]:
     elif path.exists():
         inside = [path]
     else:
-        inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+        root = Path(path.anchor or ".")
+        inside = sorted(file for file in root.glob(str(path.relative_to(path.anchor))) if file.is_file())
     if not inside:
         raise ValueError(f"corpus path {pattern} names no file; set corpus.sources.*.path")
     return inside

@@ -16,7 +16,7 @@ class HubCorpus:
         name: Repository, such as `togethercomputer/Long-Data-Collections`; a local data set folder works too.
         config: Configuration (subset) of the data set, if it has several.
         split: Split to read.
-        revision: Branch, tag or commit. Pin it: published collections lose files (traps.md 24).
+        revision: Branch, tag or commit. Pin it: published collections lose files.
         data_files: Files inside the repository to restrict the reading to.
         text_field: The field that holds the text.
         streaming: Read over the network row by row instead of downloading the whole split first.

@@ -91,9 +91,7 @@ def _check_policy(policy: TokenPolicy, tokenizer: PreTrainedTokenizerBase) -> No
             raise ValueError(f"data.token_policy.{key}=true, but the tokenizer has no such token; set it to false")
 
 
-def _tokenised(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy
-) -> Iterator[np.ndarray]:
+def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy) -> Iterator[np.ndarray]:
     head = [tokenizer.bos_token_id] if policy.prepend_bos else []
     tail = [tokenizer.eos_token_id] if policy.append_eos else []
     for batch in _batches(text for text in texts if text.strip()):

@@ -1,7 +1,7 @@
 """FSDP2: parameters sharded in fp32, computed in the working precision.
 
 Parameters stay fp32 and a `MixedPrecisionPolicy` casts them per layer; a module-wide cast would take the RoPE tables
-along (traps.md 31). Runs on GPUs, and over gloo on a laptop.
+along. Runs on GPUs, and over gloo on a laptop.
 """
 
 from __future__ import annotations

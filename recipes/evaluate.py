@@ -1,0 +1,31 @@
+"""Measure a finished run: perplexity by length on the same tail tokens, and needle recall over length and depth."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from recipes.cli import main
+
+
+def evaluate(config: DictConfig) -> None:
+    """Evaluate the run that `checkpoint` names (default: the recipe's newest finished one) beside its base model."""
+    from recipes.build import build_tokenizer, quiet
+    from recipes.evaluating import BASE, TRAINED, UNTRAINED, Evaluation, base_model, report, trained_model
+    from recipes.evaluating import untrained_model as untrained
+    from recipes.run_folder import find_run
+
+    quiet()
+    run = find_run(config)
+    assert run.checkpoint is not None
+    evaluation = Evaluation(config, build_tokenizer(config))
+    variants = [
+        evaluation.scores(base_model(config), BASE),
+        evaluation.scores(untrained(config), UNTRAINED),
+        evaluation.scores(trained_model(config, run.checkpoint), TRAINED),
+    ]
+    print(report(config, variants, run.path))
+    print(f"numbers:  {run.path}/scores.json, scores.csv\npictures: {run.figures}/perplexity.png, needle.png")
+
+
+if __name__ == "__main__":
+    main("evaluate", evaluate, doc=__doc__ or "")

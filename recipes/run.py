@@ -1,0 +1,32 @@
+"""Run a whole recipe: prepare, evaluate the base, train, export, evaluate the export, report."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from recipes.cli import main
+
+NEXT = """next:
+  python -m recipes.run recipe={recipe} rope=linear                    another RoPE change, everything else equal
+  python -m recipes.run recipe=together_llama2_7b_32k/pretrain scale=toy   another paper's recipe on this model
+  tensorboard --logdir {folder}/tensorboard                            loss, loss by position, learning rate"""
+
+
+def run(config: DictConfig) -> None:
+    """Everything from text to a report, in one run folder."""
+    from recipes.running import run_recipe
+
+    outcome = run_recipe(config)
+    if outcome is None:  # a further rank of a distributed run
+        return
+    folder, table = outcome
+    print(f"\n{table}")
+    print(f"perplexity by length   {folder}/figures/perplexity.png")
+    print(f"needle heat-map        {folder}/figures/needle.png")
+    print(f"numbers                {folder}/scores.json, scores.csv")
+    print(f"exported model         {folder}/export")
+    print(NEXT.format(recipe=config.recipe_name, folder=folder))
+
+
+if __name__ == "__main__":
+    main("run", run, doc=__doc__ or "")

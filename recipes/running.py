@@ -1,0 +1,40 @@
+"""The whole of a recipe in one process: from text to an exported and evaluated model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lightning_modules.loading import ModelFromScratch, PretrainedModel
+from recipes.build import build_source, build_tokenizer, quiet
+from recipes.evaluating import BASE, TRAINED, UNTRAINED, Evaluation, base_model, report, untrained_model
+from recipes.exporting.run import export_run, write_card
+from recipes.reporting.tables import VariantScores
+from recipes.run_folder import close_run
+from recipes.training import train_run
+
+
+def run_recipe(config: DictConfig) -> tuple[Path, str] | None:
+    """Evaluate the base, train, export, evaluate the export and report.
+
+    The scores of the trained model are those of the exported folder, loaded as a user would load it.
+
+    Returns:
+        The run's folder and the table of scores; None on all ranks but the first.
+    """
+    quiet()
+    run, first = train_run(config)
+    if not first:
+        return None
+    evaluation = Evaluation(config, build_tokenizer(config))
+    variants: list[VariantScores] = []
+    if not isinstance(build_source(config), ModelFromScratch):
+        variants.append(evaluation.scores(base_model(config), BASE))
+        variants.append(evaluation.scores(untrained_model(config), UNTRAINED))
+    exported = PretrainedModel(str(export_run(config, run)), attention=config.attention.name)
+    variants.append(evaluation.scores(exported.load(), TRAINED))
+    table = report(config, variants, run.path)
+    write_card(config, run)
+    close_run(run, status="finished")
+    return run.path, table

@@ -1,0 +1,23 @@
+"""Train one stage. A killed run goes on where it was when the same command is given again."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from recipes.cli import main
+
+
+def train(config: DictConfig) -> None:
+    """Train, and say where the result is."""
+    from recipes.run_folder import close_run
+    from recipes.training import train_run
+
+    run, first = train_run(config)
+    if first:
+        close_run(run, status="finished")
+        print(f"trained: {run.path}")
+        print(f"next:    python -m recipes.evaluate recipe={config.recipe_name} checkpoint={run.path}")
+
+
+if __name__ == "__main__":
+    main("train", train, doc=__doc__ or "")

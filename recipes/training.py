@@ -1,0 +1,55 @@
+"""Training one stage in a run folder of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from lightning_modules.checkpointing import newest_checkpoint
+from recipes.build import build_data, build_module, build_trainer, quiet
+from recipes.run_folder import RunFolder, open_run
+
+
+def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
+    """Train to the end, from the start or from where an earlier run of the same configuration stopped.
+
+    Returns:
+        The run's folder, still open, with its last checkpoint; and whether this process is the first rank.
+    """
+    quiet()
+    if config.trainer.num_threads is not None:
+        torch.set_num_threads(config.trainer.num_threads)
+    run = open_run(config)
+    with logged_to(run.path / "log.txt"):
+        data, module, trainer = build_data(config), build_module(config), build_trainer(config, run.path)
+        trainer.fit(module, data, ckpt_path=str(run.checkpoint) if run.checkpoint else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        last = run.checkpoints / f"step-{trainer.global_step:07d}.ckpt"
+        if not last.exists():
+            trainer.save_checkpoint(last)
+    if trainer.is_global_zero:
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        run.update(steps=trainer.global_step)
+    return RunFolder(run.path, newest_checkpoint(run.checkpoints)), trainer.is_global_zero
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Copy log records of every library to a file meanwhile."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

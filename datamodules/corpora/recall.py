@@ -21,6 +21,7 @@ class RecallCorpus:
         max_words: Longest document; lengths are log-uniform between the two.
         min_density: Smallest share of a document that is statements and questions.
         max_density: Largest share.
+        echoed: Share of documents that are a list of words and its repetition.
         seed: Documents are a pure function of (haystack, parameters, seed, index).
     """
 
@@ -30,6 +31,7 @@ class RecallCorpus:
     max_words: int
     min_density: float = 0.1
     max_density: float = 1.0
+    echoed: float = 0.0
     seed: int = 0
 
     def _documents(self, haystack: list[str]) -> RecallDocuments:
@@ -40,6 +42,7 @@ class RecallCorpus:
             max_words=self.max_words,
             min_density=self.min_density,
             max_density=self.max_density,
+            echoed=self.echoed,
             seed=self.seed,
         )
 

@@ -1,6 +1,6 @@
-"""A retrieval task made of ordinary text: words are given values, and every value is asked for again at the end.
+"""A retrieval task made of ordinary text: words are paired, and the partner of each is asked for again at the end.
 
-Algorithm: a stretch of real text is the haystack; k statements "The word of {key} is {value}." go in at random places;
+Algorithm: a stretch of real text is the haystack; k statements "The pair is {key} {value}." go in at random places;
 at the end all k come again in a random order, so that each final value can be predicted only by looking back.
 Cost: one pass over the haystack before the first document (word edges), then O(words of the document) a document.
 Alternative: natural documents alone. A model of a few million parameters learns to look far back from them only after
@@ -28,8 +28,8 @@ import numpy as np
 class RecallFormat:
     """How a fact is stated, asked and answered; the needle test uses the same words as the training documents."""
 
-    statement: str = "\nThe word of {key} is {value}."
-    question: str = "\nThe word of {key} is"
+    statement: str = "\nThe pair is {key} {value}."
+    question: str = "\nThe pair is {key}"
     answer: str = " {value}"
 
     @property
@@ -62,9 +62,12 @@ class RecallDocuments:
     and asks all of them again:
 
         before   w1 w2 w3 w4 w5 w6 w7                                 a stretch of one haystack text, whitespace kept
-        after    w1 w2 [\nThe word of sun is ship.] w3 w4 w5 [\nThe word of gate is oil.] w6 w7
-                 [\nThe word of gate is oil.] [\nThe word of sun is ship.]
-                                        ^^^                       ^^^^ predictable only from far back
+        after    w1 w2 [\nThe pair is sun ship.] w3 w4 w5 [\nThe pair is gate oil.] w6 w7
+                 [\nThe pair is gate oil.] [\nThe pair is sun ship.]
+                                     ^^^                    ^^^^ predictable only from far back
+
+    A share of the documents, `echoed`, is simpler: n / 2 random words, and the same words once more. Every word of the
+    second half can be read off the first, which is what teaches a young model to look back at all.
 
     A document is a pure function of (haystack, parameters, seed, i): any number of workers, in any order, make the same
     text. The stretch is uniform over all places of all haystack texts that are long enough.
@@ -76,6 +79,7 @@ class RecallDocuments:
         max_words: Longest document in words.
         min_density: Smallest share of a document's words that belong to statements.
         max_density: Largest such share, at most 1. Keys do not repeat, so long documents have at most 512 facts.
+        echoed: Share of documents that are a list of words and its repetition, 0..1.
         seed: Not negative.
         format: The wording.
 
@@ -92,6 +96,7 @@ class RecallDocuments:
         max_words: int,
         min_density: float = 0.1,
         max_density: float = 1.0,
+        echoed: float = 0.0,
         seed: int,
         format: RecallFormat = RecallFormat(),  # noqa: A002  (the field's word)
     ) -> None:
@@ -105,12 +110,15 @@ class RecallDocuments:
             raise ValueError(
                 f"min_density={min_density}, max_density={max_density}: need 0 < min_density <= max_density <= 1"
             )
+        if not 0 <= echoed <= 1:
+            raise ValueError(f"echoed={echoed} is a share of the documents; give 0..1")
         if num_documents < 1 or seed < 0:
             raise ValueError(f"num_documents={num_documents} must be at least 1 and seed={seed} at least 0")
         self.haystack = haystack
         self.num_documents = num_documents
         self.min_words, self.max_words = min_words, max_words
         self.min_density, self.max_density = min_density, max_density
+        self.echoed = echoed
         self.seed = seed
         self.format = format
         self.words = load_words()
@@ -123,6 +131,9 @@ class RecallDocuments:
             raise IndexError(f"document {index} of {self.num_documents}")
         rng = np.random.default_rng((self.seed, index))
         num_words = round(log_uniform(rng, self.min_words, self.max_words))
+        if rng.random() < self.echoed:
+            words = "".join(f" {self.words[word]}" for word in rng.choice(len(self.words), num_words // 2))
+            return f"\n{words}\n{words}"
         density = log_uniform(rng, self.min_density, self.max_density)
         words_per_fact = 2 * self.format.words_per_statement
         num_facts = min(max(1, round(num_words * density / words_per_fact)), len(self.words))
@@ -175,6 +186,7 @@ class RecallDocuments:
             "num_documents": self.num_documents,
             "words": [self.min_words, self.max_words],
             "density": [self.min_density, self.max_density],
+            "echoed": self.echoed,
             "seed": self.seed,
             "format": asdict(self.format),
             "texts": digest.hexdigest(),

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.tasks.recall import RecallDocuments, RecallFormat, load_words
 
-STATED = re.compile(r"\nThe word of (\w+) is (\w+)\.")
+STATED = re.compile(r"\nThe pair is (\w+) (\w+)\.")
 
 
 def make_haystack(num_words: int, seed: int) -> str:
@@ -27,7 +27,7 @@ def make_documents(**changes) -> RecallDocuments:
 def test_default_statement_is_question_answer_and_full_stop():
     wording = RecallFormat()
     assert wording.statement == wording.question + wording.answer + "."
-    assert wording.words_per_statement == 6
+    assert wording.words_per_statement == 5
 
 
 def test_words_are_512_different_lower_case_words():
@@ -46,7 +46,7 @@ def test_every_statement_is_asked_once_at_the_end_in_another_order():
         assert Counter(stated) == Counter(asked)
         assert len(dict(stated)) == half, "a key was stated twice"
         reordered += stated != asked
-        tail = "".join(f"\nThe word of {key} is {value}." for key, value in asked)
+        tail = "".join(f"\nThe pair is {key} {value}." for key, value in asked)
         assert document.endswith(tail)
     assert reordered > 25
 
@@ -75,22 +75,22 @@ def test_statements_stand_at_word_edges_all_over_the_filler():
 
 
 def test_a_document_has_exactly_the_words_that_were_drawn_wherever_its_stretch_begins():
-    texts = [make_haystack(48, seed) for seed in range(3)]
+    texts = [make_haystack(50, seed) for seed in range(3)]
     edges = set()
-    for document in make_documents(haystack=texts, min_words=48, max_words=48, num_documents=400):
+    for document in make_documents(haystack=texts, min_words=50, max_words=50, num_documents=400):
         filler = STATED.sub("", document).split()
-        assert len(filler) + 6 * len(STATED.findall(document)) == 48
+        assert len(filler) + 5 * len(STATED.findall(document)) == 50
         edges |= {*filler[:1], *filler[-1:]}
-    assert {f"w{seed}x{word}" for seed in range(3) for word in (0, 47)} <= edges, "an end of a text is never reached"
+    assert {f"w{seed}x{word}" for seed in range(3) for word in (0, 49)} <= edges, "an end of a text is never reached"
 
 
 def test_lengths_and_densities_span_their_ranges():
     documents = make_documents(num_documents=300)
     lengths = np.array([len(document.split()) for document in documents])
-    assert lengths.min() >= 24 - 6
-    assert lengths.max() <= 500 + 6
+    assert lengths.min() >= 24 - 5
+    assert lengths.max() <= 500 + 5
     assert np.median(lengths) == pytest.approx(np.sqrt(24 * 500), rel=0.2), "not log-uniform"
-    stated = np.array([6 * len(STATED.findall(document)) for document in documents]) / lengths
+    stated = np.array([5 * len(STATED.findall(document)) for document in documents]) / lengths
     assert stated.max() > 0.9
     assert np.median(stated[lengths > 200]) == pytest.approx(np.sqrt(0.1), rel=0.25)
 
@@ -111,6 +111,17 @@ def test_facts_never_outnumber_the_words():
     assert len(STATED.findall(document)) == 2 * 512
 
 
+def test_an_echoed_share_of_documents_is_a_word_list_said_twice():
+    documents = list(make_documents(num_documents=400, echoed=0.25))
+    echoes = [document for document in documents if not STATED.search(document)]
+    assert 0.18 < len(echoes) / 400 < 0.32
+    for document in echoes:
+        empty, first, second = document.split("\n")
+        assert empty == ""
+        assert first == second
+        assert set(first.split()) <= set(load_words())
+
+
 def test_fingerprint_tells_every_parameter():
     changes = [
         {},
@@ -119,6 +130,7 @@ def test_fingerprint_tells_every_parameter():
         {"max_words": 499},
         {"min_density": 0.2},
         {"max_density": 0.9},
+        {"echoed": 0.5},
         {"seed": 8},
         {"haystack": [*HAYSTACK, "one more"]},
         {"haystack": [HAYSTACK[0], HAYSTACK[1] + HAYSTACK[2]]},
@@ -132,10 +144,11 @@ def test_fingerprint_tells_every_parameter():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"min_words": 11}, "min_words=11"),
+        ({"min_words": 9}, "min_words=9"),
         ({"min_words": 501}, "min_words=501"),
         ({"min_density": 0.0}, "min_density=0"),
         ({"max_density": 1.5}, "max_density=1.5"),
+        ({"echoed": 1.5}, "echoed=1.5"),
         ({"num_documents": 0}, "num_documents=0"),
     ],
 )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch
 from datamodules.corpora.base import Corpus
-from datamodules.mixture import Mixture
+from datamodules.mixture import Mixture, Phase
 from datamodules.packed_dataset import PackedDataset
 from datamodules.packing.concat_chunk import ConcatChunk
-from datamodules.step_batches import StepSampler, collate, step_collator
+from datamodules.step_batches import RankRows, StepSampler, collate, step_collator
 from datamodules.tokens.store import TokenStore
 from datamodules.tokens.tokenise import TokenPolicy, prepare_store
 
@@ -29,6 +28,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         sources: Name -> corpus to train on.
         validation: Corpus that validation reads; None validates on nothing.
         mixture: Source -> share of the tokens; None weighs sources by their size.
+        phases: Other mixtures for the beginning of the run, one after the other: `{"tokens": …, "mixture": {…}}`.
         packing: How documents fill a row.
         tokens_per_step: Tokens of one optimizer step, over all micro-batches and ranks. The contract with the papers.
         micro_batch_size: Rows of one forward pass.
@@ -51,6 +51,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         cache_dir: str,
         seed: int,
         mixture: Mapping[str, float] | None = None,
+        phases: Sequence[Mapping[str, Any]] | None = None,
         validation: Corpus | None = None,
         validation_sequences: int = 8,
         token_policy: TokenPolicy | None = None,
@@ -60,6 +61,10 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         self.sources = dict(sources)
         self.validation = validation
         self.ratios = dict(mixture) if mixture is not None else None
+        self.phases = [
+            Phase(num_sequences=round(phase["tokens"] / packing.max_seqlen), ratios=dict(phase["mixture"]))
+            for phase in phases or ()
+        ]
         self.packing = packing
         self.tokens_per_step = tokens_per_step
         self.micro_batch_size = micro_batch_size
@@ -78,8 +83,11 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
                 f"tokens_per_step={tokens_per_step} is not a multiple of max_seqlen={packing.max_seqlen};"
                 " set data.tokens_per_step or packing.max_seqlen"
             )
-        if unknown := set(self.ratios or {}) - set(self.sources):
+        mixed = {name for ratios in (self.ratios or {}, *(phase.ratios for phase in self.phases)) for name in ratios}
+        if unknown := mixed - set(self.sources):
             raise ValueError(f"corpus.mixture names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
+        if "validation" in self.sources:
+            raise ValueError("a source cannot be called 'validation', which is corpus.validation; rename the source")
 
     @property
     def sequences_per_step(self) -> int:
@@ -104,18 +112,25 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         stores = {name: self.prepare_store(name) for name in self.sources}
         ratios = self.ratios or {name: store.num_tokens for name, store in stores.items()}
         num_sequences = self.max_steps * self.sequences_per_step
-        self.data = self._packed(stores, ratios, num_sequences)
+        self.data = self._packed(stores, ratios, num_sequences, self.phases)
         if self.validation is not None and self.validation_sequences:
             store = self.prepare_store("validation")
             available = max(1, store.num_tokens // self.packing.max_seqlen)
             count = min(self.validation_sequences, available)
             self.validation_data = self._packed({"validation": store}, {"validation": 1.0}, count)
 
-    def _packed(self, stores: Mapping[str, TokenStore], ratios: Mapping[str, float], count: int) -> PackedDataset:
-        mixture = Mixture(dict(ratios), num_sequences=count, seed=self.seed)
+    def _packed(
+        self,
+        stores: Mapping[str, TokenStore],
+        ratios: Mapping[str, float],
+        count: int,
+        phases: Sequence[Phase] = (),
+    ) -> PackedDataset:
+        mixture = Mixture(dict(ratios), num_sequences=count, seed=self.seed, phases=phases)
         return PackedDataset(stores, mixture=mixture, packing=self.packing, seed=self.seed)
 
-    def train_dataloader(self) -> DataLoader[list[Batch]]:
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Yields list[Batch], this rank's micro-batches of one optimizer step."""
         assert self.data is not None
         rank, world_size = self._rank()
         sampler = StepSampler(
@@ -133,11 +148,12 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Yields Batch, as many on every rank."""
         if self.validation_data is None:
             return []
         rank, world_size = self._rank()
-        rows = Subset(self.validation_data, range(rank, len(self.validation_data), world_size))
+        rows = RankRows(self.validation_data, rank=rank, world_size=world_size)
         return DataLoader(rows, batch_size=self.micro_batch_size, collate_fn=collate)
 
     def _rank(self) -> tuple[int, int]:
@@ -145,8 +161,15 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     def state_dict(self) -> dict[str, int]:
-        steps = self.trainer.global_step if self.trainer is not None else 0
-        return {"sequences_consumed": steps * self.sequences_per_step}
+        if self.trainer is None:
+            return {"sequences_consumed": self.consumed}
+        return {"sequences_consumed": self.trainer.global_step * self.sequences_per_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.consumed = state_dict["sequences_consumed"]
+        consumed = state_dict["sequences_consumed"]
+        if consumed % self.sequences_per_step:
+            raise ValueError(
+                f"the checkpoint has consumed {consumed} sequences, no whole number of steps of"
+                f" {self.sequences_per_step}; resume with its own data.tokens_per_step and packing.max_seqlen"
+            )
+        self.consumed = consumed

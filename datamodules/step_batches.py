@@ -7,15 +7,16 @@ resuming needs one integer, the number of sequences consumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
-from datamodules.batch import Batch
-from datamodules.packed_dataset import Sequence
+from datamodules.batch import IGNORE_INDEX, Batch
+from datamodules.packed_dataset import PackedDataset, Sequence
 
 
 class StepSampler(Sampler[list[int]]):
@@ -56,6 +57,37 @@ class StepSampler(Sampler[list[int]]):
         for step in range(self.consumed() // self.sequences_per_step, self.num_steps):
             first = step * self.sequences_per_step
             yield list(range(first + self.rank, first + self.sequences_per_step, self.world_size))
+
+
+class RankRows(Dataset[Sequence]):
+    """Every R-th row of a data set for one rank, as many on every rank.
+
+    A rank with fewer batches than others would leave them waiting in a collective for ever. Where the rows do not
+    divide, a rank that has none left repeats row 0 with every label masked, which adds nothing to the loss: the result
+    is over the same rows for every R.
+
+    Args:
+        data: At least one row.
+        rank: This rank.
+        world_size: R.
+    """
+
+    def __init__(self, data: PackedDataset, *, rank: int, world_size: int) -> None:
+        self.data = data
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.data) / self.world_size)
+
+    def __getitem__(self, k: int) -> Sequence:
+        if not 0 <= k < len(self):
+            raise IndexError(f"row {k} of {len(self)}")
+        i = k * self.world_size + self.rank
+        if i < len(self.data):
+            return self.data[i]
+        row = self.data[0]
+        return row._replace(labels=np.full_like(row.labels, IGNORE_INDEX))
 
 
 def collate(sequences: list[Sequence]) -> Batch:

@@ -95,7 +95,9 @@ class CausalLMModule(pl.LightningModule):
             return
         causal_lm = self.source.load()
         if self.gradient_checkpointing:
-            causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Renamed between transformers 5.17 and 5.23, its keyword too.
+            enable = getattr(causal_lm, "activation_checkpointing_enable", None)
+            (enable or causal_lm.gradient_checkpointing_enable)({"use_reentrant": False})
         causal_lm.train()
         self.model = CausalLMWithLoss(causal_lm, loss_chunk_size=self.loss_chunk_size)
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -125,7 +127,7 @@ class CausalLMModule(pl.LightningModule):
         """One optimizer step over this rank's micro-batches."""
         assert self.model is not None
         step = self.global_step
-        torch.manual_seed(hash((self.seed, step, self.global_rank)))
+        self._seed_dropout(step)
         optimizer: Any = self.optimizers()
         scale = self.trainer.world_size / self._targets_of_step(micro_batches)  # strategies average over ranks
         logs = self._logs_at(step)
@@ -145,6 +147,14 @@ class CausalLMModule(pl.LightningModule):
         schedule.step()
         if logs:
             self._log_step(step, micro_batches, lr=lr, gradient_norm=gradient_norm)
+
+    def _seed_dropout(self, step: int) -> None:
+        # torch.manual_seed would format the call stack for every kind of device that is not there, and keep it: 0.5 ms
+        # and a few kilobytes a step.
+        seed = hash((self.seed, step, self.global_rank))
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _targets_of_step(self, micro_batches: list[Batch]) -> int:
         """Target tokens of the whole optimizer step, over all micro-batches and ranks."""

@@ -7,6 +7,8 @@ copy leaves a truncated file under the final name. Here the temporary file lies 
 from __future__ import annotations
 
 import os
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +32,44 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 handle.flush()
                 os.fsync(handle.fileno())
             partial.replace(target)
-        except OSError as error:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            # torch's zip writer buries what the disk said under a RuntimeError of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             raise ValueError(
-                f"checkpoint {target} could not be written ({error}); the previous one is intact"
+                f"checkpoint {target} could not be written ({cause}); the previous one is intact"
             ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if Path(path).is_dir():
+            raise ValueError(
+                f"checkpoint {path} is sharded; resume it with strategy=fsdp, on any number of devices,"
+                " or set resume=never"
+            )
+        # On the CPU first: a GPU would hold the loaded optimizer state beside the live one.
+        return super().load_checkpoint(path, map_location=map_location or _on_cpu, weights_only=weights_only)
+
+
+def _on_cpu(storage: Any, location: str) -> Any:
+    return storage
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the highest step in a run's `checkpoints/` folder, if there is one."""
-    complete = [
-        path
-        for path in folder.glob("step-*.ckpt")
-        if (path.is_file() and path.stat().st_size) or (path / METADATA).is_file()
-    ]
-    return max(complete, key=step_of, default=None)
+    return max(checkpoints(folder), key=step_of, default=None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, in the order of their steps."""
+    return sorted((path for path in folder.glob("step-*.ckpt") if is_complete(path)), key=step_of)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end; torch's files are zip archives, whose directory comes last."""
+    file = checkpoint / METADATA if checkpoint.is_dir() else checkpoint
+    return file.is_file() and zipfile.is_zipfile(file)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -61,10 +86,12 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     """
     prefix = "model.causal_lm."
     if checkpoint.is_dir():
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         state = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
-        dcp.load({"state_dict": state}, checkpoint_id=str(checkpoint), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*intent is to load in a single process")  # it is
+            load({"state_dict": state}, checkpoint_id=str(checkpoint), no_dist=True)
     else:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -10,17 +10,20 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
 from lightning_modules.base import CausalLMModule, ModelSource
+from lightning_modules.callbacks.progress import TrainingProgress
 from lightning_modules.callbacks.rope_patching import RotaryPatching
+from lightning_modules.callbacks.step_checkpoint import StepCheckpoint
 from lightning_modules.checkpointing import AtomicCheckpointIO
 from lightning_modules.continued_pretraining import ContinuedPretrainingModule
 from lightning_modules.rope.methods import RopeMethod
+from lightning_modules.strategies.sharding import ShardedStrategy
 
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 STAGES: dict[str, type[CausalLMModule]] = {"continued_pretraining": ContinuedPretrainingModule}
@@ -38,12 +41,17 @@ def build(node: Any, **extra: Any) -> Any:
 
 def quiet() -> None:
     """Leave out what third parties print at every start and no user can act on."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*is a wildcard .*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*is a wildcard .*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # ours is the one that should run
+        ".*dataloader is not resumable.*",  # the sampler resumes
+        ".*It is recommended to use .*sync_dist=True.*",  # PositionLoss has summed over ranks
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -60,11 +68,10 @@ def build_tokenizer(config: DictConfig) -> Any:
 
 
 def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
-    """The data module with its tokenizer; only sources that the mixture uses are built."""
+    """The data module with its tokenizer; only sources that the mixture or one of its phases uses are built."""
     mixture = config.corpus.mixture
-    sources = {
-        str(name): build(node) for name, node in config.corpus.sources.items() if mixture is None or mixture.get(name)
-    }
+    used = None if mixture is None else used_sources(config)
+    sources = {str(name): build(node) for name, node in config.corpus.sources.items() if used is None or name in used}
     shares = None if mixture is None else {name: share for name, share in mixture.items() if share}
     validation = None if config.corpus.validation is None else build(config.corpus.validation)
     # The corpora are handed over as objects: inside `instantiate`, OmegaConf would take dataclasses apart.
@@ -75,6 +82,12 @@ def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
     data: ContinuedPretrainingDataModule = make(sources=sources, mixture=shares, validation=validation)
     data.tokenizer = build_tokenizer(config)
     return data
+
+
+def used_sources(config: DictConfig) -> set[str]:
+    """Names of the sources with a share of the run, in the mixture or in a phase of it."""
+    mixtures = [config.corpus.mixture or {}, *(phase.mixture for phase in config.corpus.phases or [])]
+    return {str(name) for mixture in mixtures for name, share in mixture.items() if share}
 
 
 def build_module(config: DictConfig) -> CausalLMModule:
@@ -126,7 +139,7 @@ def _strategy(config: DictConfig) -> Strategy | str:
         return DDPStrategy(process_group_backend=backend)
     if config.strategy.name == "fsdp":
         ranks = settings.devices * settings.num_nodes
-        return ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend)
+        return ShardedStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend)
     return "auto"
 
 
@@ -138,16 +151,13 @@ def _validation_interval(config: DictConfig) -> int | float:
 def _callbacks(config: DictConfig, folder: Path) -> list[Callback]:
     callbacks: list[Callback] = [
         RotaryPatching(build_rope(config), config.context_length),
-        ModelCheckpoint(
-            dirpath=folder / "checkpoints",
-            filename="step-{step:07d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=config.trainer.checkpoint_every_n_steps,
-            monitor="step",
-            mode="max",
-            save_top_k=config.trainer.keep_checkpoints,
+        StepCheckpoint(
+            folder / "checkpoints",
+            every_n_steps=config.trainer.checkpoint_every_n_steps,
+            keep=config.trainer.keep_checkpoints,
+            max_steps=config.data.max_steps,
         ),
     ]
     if config.trainer.progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=1))
+        callbacks.append(TrainingProgress())
     return callbacks

@@ -6,46 +6,84 @@ A mistake of the user's is one clear sentence on standard error and exit status 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 HELP = """usage: python -m recipes.{verb} recipe=<name> [key=value …]
 
 {doc}
 
-  recipe=demo/extend            a preset; `python -m recipes.list` shows them all
-  scale=toy                     the preset's mechanism on the bundled model and text
-  rope=linear, packing=…        another option of a group: a one-word ablation
-  optimizer.lr=1e-4             any single key; `python -m recipes.show recipe=…` prints them
-"""
+  recipe=<name>                 one of: {presets}
+  scale=toy                     the recipe's mechanism on the bundled model and text, in minutes on a laptop
+  rope=linear, packing=…        another option of a group, a one-word ablation; groups and options:
+{groups}
+  optimizer.lr=1e-4             any single key; python -m recipes.show recipe=… prints them all
+  trainer.devices=4 strategy=fsdp   more devices; trainer.accelerator=cpu|gpu
+
+  output_dir=outputs            where runs go: <output_dir>/<recipe>/<time>, newest under …/latest
+  resume=auto                   auto goes on with an unfinished run of the same settings; never; or a run folder
+  checkpoint=<run>              of evaluate and export: which run, instead of the newest finished one
+  debug=two_steps               two optimizer steps: does everything hold together?
+
+Words of the command line win over the scale, and the scale over the recipe. Exit status 2: a mistake in the words or
+the data, said in one sentence; 130: interrupted."""
 
 
-def main(verb: str, action: Callable[[DictConfig], None], *, doc: str, validated: bool = True) -> None:
-    """Compose the configuration of the command line, validate it, and act on it."""
+def main(verb: str, action: Callable[[DictConfig], None], *, doc: str) -> None:
+    """Compose the configuration of the command line, validate it, act on it, and leave with the exit status."""
     words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        print(HELP.format(verb=verb, doc=doc.strip()))
-        return
-    sys.exit(run(words, action, validated=validated))
+    if not help_printed(verb, words, doc=doc):
+        sys.exit(run(words, action))
 
 
-def run(words: list[str], action: Callable[[DictConfig], None], *, validated: bool = True) -> int:
+def run(words: Sequence[str], action: Callable[[DictConfig], None]) -> int:
     """Compose, validate, act; returns the exit status."""
-    from recipes.compose import compose
 
+    def act() -> None:
+        from recipes.compose import compose
+        from recipes.validate import validate
+
+        composed = compose(words)
+        validate(composed)
+        action(composed.config)
+
+    return exit_status(act)
+
+
+def exit_status(act: Callable[[], None]) -> int:
+    """Act, and turn what a user can mend into a sentence: 0 done, 2 a mistake, 130 interrupted."""
     try:
-        config = compose(words)
-        if validated:
-            from recipes.validate import validate
+        act()
+    except OmegaConfBaseException as error:  # before ValueError, which some of them are too
+        from recipes.compose import one_sentence
 
-            validate(config, words)
-        action(config)
+        return _refuse(one_sentence(error))
     except (ValueError, FloatingPointError) as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"error: {line}", file=sys.stderr)
-        return 2
+        return _refuse(str(error) or type(error).__name__)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}; set output_dir or cache_dir if it lies in one of these")
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+def help_printed(verb: str, words: Sequence[str], *, doc: str) -> bool:
+    """Print the help if the words ask for it."""
+    if not {"-h", "--help"} & set(words):
+        return False
+    from recipes.compose import OVERLAYS, groups_on_disk, options, presets
+
+    groups = (f"    {group:<14}{', '.join(options(group))}" for group in groups_on_disk() if group not in OVERLAYS)
+    print(HELP.format(verb=verb, doc=doc.strip(), presets=", ".join(presets()), groups="\n".join(groups)))
+    return True
+
+
+def _refuse(sentences: str) -> int:
+    for sentence in filter(None, sentences.splitlines()):
+        print(f"error: {sentence}", file=sys.stderr)
+    return 2

@@ -7,12 +7,12 @@ import sys
 
 def table() -> str:
     """One row a preset, from its composed configuration; imports neither torch nor transformers."""
-    from recipes.compose import choices_of, compose, presets
+    from recipes.compose import compose, presets
 
     header = ("recipe", "paper", "extends", "context", "RoPE", "packing", "documents masked", "tokens")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for preset in presets():
-        config, choices = compose([f"recipe={preset}"]), choices_of([f"recipe={preset}"])
+        config, choices, _ = compose([f"recipe={preset}"])
         before, after = config.model.original_context_length, config.context_length
         rows.append(
             (
@@ -38,9 +38,15 @@ def _tokens(count: int) -> str:
     return str(count)
 
 
+def _print() -> None:
+    print(table())
+    print("\npython -m recipes.show recipe=<name> prints one; add scale=toy to try it on the bundled model")
+
+
 if __name__ == "__main__":
     if set(sys.argv[1:]) & {"-h", "--help"}:
         print("usage: python -m recipes.list\n\nShow the presets in a table.")
     else:
-        print(table())
-        print("\npython -m recipes.show recipe=<name> prints one; add scale=toy to try it on the bundled model")
+        from recipes.cli import exit_status
+
+        sys.exit(exit_status(_print))

@@ -12,7 +12,8 @@ import fcntl
 import json
 import os
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,9 @@ PRACTICAL_KEYS = (
     "strategy",
 )
 """Keys that do not change what is trained; a run may be resumed with others."""
+
+WEIGHT_KEYS = ("model.", "rope.", "context_length")
+"""What a checkpoint's weights belong to; reading them under other keys gives a broken model without an error."""
 
 _held_locks: list[IO[str]] = []
 
@@ -103,6 +107,20 @@ def open_run(config: DictConfig) -> RunFolder:
 def close_run(run: RunFolder, *, status: str) -> None:
     """Note how the run ended and let its folder go."""
     run.update(status=status)
+    _release()
+
+
+@contextmanager
+def released_on_error() -> Iterator[None]:
+    """Let an open run go when training fails, so that the same process can open another."""
+    try:
+        yield
+    except BaseException:
+        _release()
+        raise
+
+
+def _release() -> None:
     os.environ.pop(RANK_VARIABLE, None)
     while _held_locks:
         _held_locks.pop().close()
@@ -115,14 +133,17 @@ def find_run(config: DictConfig) -> RunFolder:
         ValueError: There is none.
     """
     if config.checkpoint is not None:
-        return _of_path(Path(config.checkpoint), "checkpoint")
+        run = _of_path(Path(config.checkpoint), "checkpoint")
+        _refuse_other(run, config, "checkpoint", WEIGHT_KEYS)
+        return run
     for path in _runs(config):
         run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
-        if run.checkpoint is not None and run.info()["status"] == "finished":
+        fits = not _differing(run, config, WEIGHT_KEYS)
+        if run.checkpoint is not None and run.info()["status"] == "finished" and fits:
             return run
     raise ValueError(
-        f"no finished run of recipe={config.recipe_name} under {config.output_dir}; train it first with"
-        f" python -m recipes.train recipe={config.recipe_name}, or set checkpoint"
+        f"no finished run of recipe={config.recipe_name} with these settings under {config.output_dir};"
+        f" train it first with python -m recipes.train recipe={config.recipe_name}, or set checkpoint"
     )
 
 
@@ -148,16 +169,23 @@ def _resumed(config: DictConfig) -> RunFolder | None:
         return None
     if config.resume != "auto":
         run = _of_path(Path(config.resume), "resume")
-        _refuse_other(run, config)
+        _refuse_other(run, config, "resume")
         if not _lock(run.path):
             raise ValueError(f"run {run.path} is being trained by another process; wait for it, or set resume=never")
         return run
-    for path in _runs(config)[:1]:
+    ours = _plain(mechanism(config))
+    for path in _runs(config):
         run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
-        same = run.info()["mechanism"] == _plain(mechanism(config))
-        if run.info()["status"] != "finished" and run.checkpoint is not None and same and _lock(path):
-            print(f"going on with {path} from {run.checkpoint.name} (resume=never starts anew)")
-            return run
+        if run.info()["mechanism"] != ours:
+            continue
+        # The newest of the same settings decides; one that came before a finished one was left behind on purpose.
+        if run.info()["status"] == "finished" or run.checkpoint is None:
+            return None
+        if not _lock(path):
+            print(f"{path} is being trained by another process; starting a run of its own")
+            return None
+        print(f"going on with {path} from {run.checkpoint.name} (resume=never starts anew)")
+        return run
     return None
 
 
@@ -194,17 +222,22 @@ def _of_path(path: Path, key: str) -> RunFolder:
     raise ValueError(f"{key}={path} is neither a run folder nor a checkpoint in one")
 
 
-def _refuse_other(run: RunFolder, config: DictConfig) -> None:
-    info = run.info()
-    if info["recipe"] != config.recipe_name:
-        raise ValueError(
-            f"resume={config.resume} is a run of recipe={info['recipe']}, not of recipe={config.recipe_name}"
-        )
-    theirs, ours = info["mechanism"], _plain(mechanism(config))
-    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-    if differing:
-        listed = "; ".join(f"{key}={ours.get(key)} (the run has {theirs.get(key)})" for key in differing)
-        raise ValueError(f"resume={config.resume} was trained with other settings: {listed}")
+def _refuse_other(run: RunFolder, config: DictConfig, key: str, among: tuple[str, ...] | None = None) -> None:
+    theirs = run.info()["recipe"]
+    if theirs != config.recipe_name:
+        raise ValueError(f"{key}={config[key]} is a run of recipe={theirs}, not of recipe={config.recipe_name}")
+    if differing := _differing(run, config, among):
+        raise ValueError(f"{key}={config[key]} was trained with other settings: {'; '.join(differing)}")
+
+
+def _differing(run: RunFolder, config: DictConfig, among: tuple[str, ...] | None = None) -> list[str]:
+    """The keys (below `among`, or all) that this configuration has otherwise than a run."""
+    theirs, ours = run.info()["mechanism"], _plain(mechanism(config))
+    return [
+        f"{key}={ours.get(key)} (the run has {theirs.get(key)})"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key) and (among is None or key.startswith(among))
+    ]
 
 
 def _runs(config: DictConfig) -> list[Path]:
@@ -220,6 +253,8 @@ def _lock(path: Path) -> bool:
     except BlockingIOError:
         handle.close()
         return False
+    # A forked loader worker outlives a killed trainer by seconds, and would hold the lock for it.
+    os.register_at_fork(after_in_child=handle.close)
     _held_locks.append(handle)
     return True
 

@@ -24,10 +24,10 @@ def run_recipe(config: DictConfig) -> tuple[Path, str] | None:
         The run's folder and the table of scores; None on all ranks but the first.
     """
     quiet()
+    evaluation = Evaluation(config, build_tokenizer(config))  # what it lacks is said before hours of training
     run, first = train_run(config)
     if not first:
         return None
-    evaluation = Evaluation(config, build_tokenizer(config))
     variants: list[VariantScores] = []
     if not isinstance(build_source(config), ModelFromScratch):
         variants.append(evaluation.scores(base_model(config), BASE))

@@ -1,17 +1,99 @@
-"""Print one preset: its header, and the whole configuration that it composes to."""
+"""Print one recipe: what its paper and its differences are, every key it composes to, and what your words changed."""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+import re
+import sys
+from typing import Any
 
-from recipes.cli import main
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recipes.cli import exit_status, help_printed
+from recipes.compose import Composed, compose, conf_folder
+
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def show(config: DictConfig) -> None:
-    from hydra.core.hydra_config import HydraConfig  # noqa: F401  (documents where choices come from)
+def show(composed: Composed) -> str:
+    """The preset's header, the configuration with references followed, and the changes of the command line.
 
-    print(OmegaConf.to_yaml(config).rstrip())
+    References to whole nodes stay references, as those nodes are printed in their own place, and so do bundled files,
+    which lie elsewhere on every machine.
+    """
+    config = composed.config
+    changes = _changes(composed)
+    parts = [
+        header(config.recipe_name),
+        OmegaConf.to_yaml(OmegaConf.create({str(key): _shown(config, str(key)) for key in config})).rstrip(),
+        "\n".join(["# The command line changed:", *(f"#   {change}" for change in changes)]) if changes else "",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def header(preset: str) -> str:
+    """The comment at the top of a preset's file."""
+    lines = (conf_folder() / "recipe" / f"{preset}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = lines[1:] if lines[0].startswith("# @package") else lines
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(lines[:end])
+
+
+def _shown(config: DictConfig, name: str) -> Any:
+    """One key as plain data, with references to single values followed."""
+    parent_name, _, key = name.rpartition(".")
+    parent = OmegaConf.select(config, parent_name) if parent_name else config
+    node: Any = parent._get_node(key)
+    raw = node._value()
+    if isinstance(raw, str) and "${" in raw:
+        return _followed(config, parent, key, raw)
+    if isinstance(node, DictConfig):
+        return None if raw is None else {str(child): _shown(config, f"{name}.{child}") for child in node}
+    return OmegaConf.to_container(node) if isinstance(node, ListConfig) else raw
+
+
+def _followed(config: DictConfig, parent: DictConfig, key: str, raw: str) -> Any:
+    if "${bundled:" in raw:
+        return raw
+    try:
+        value = parent[key]
+    except OmegaConfBaseException:  # a key without a value yet
+        return raw
+    if OmegaConf.is_config(value):
+        return raw
+    reference = REFERENCE.fullmatch(raw)
+    return _shown(config, reference[1]) if reference else value
+
+
+def _changes(composed: Composed) -> list[str]:
+    """For each word but the recipe, what it changed and from what."""
+    words = [word for word in composed.words if not word.startswith("recipe=")]
+    if not words:
+        return []
+    before = compose([f"recipe={composed.config.recipe_name}"])
+    changes = []
+    for word in words:
+        name = word.split("=", 1)[0].lstrip("+")
+        if name in composed.choices:
+            old, new = before.choices[name], composed.choices[name]
+        else:
+            old, new = _raw(before.config, name), _raw(composed.config, name)
+        changes.append(f"{name}: {_said(old)} -> {_said(new)}" if old != new else f"{word} is what it was")
+    return changes
+
+
+def _said(value: Any) -> str:
+    """As it would be written on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _raw(config: DictConfig, name: str) -> Any:
+    try:
+        return _shown(config, name)
+    except (OmegaConfBaseException, AttributeError):  # another option of the group has no such key
+        return "(not there)"
 
 
 if __name__ == "__main__":
-    main("show", show, doc=__doc__ or "", validated=False)
+    if not help_printed("show", sys.argv[1:], doc=__doc__ or ""):
+        sys.exit(exit_status(lambda: print(show(compose(sys.argv[1:])))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,13 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from lightning_modules.callbacks.step_checkpoint import Terminated
 from lightning_modules.checkpointing import newest_checkpoint
 from recipes.build import build_data, build_module, build_trainer, quiet
-from recipes.run_folder import RunFolder, open_run
+from recipes.run_folder import RunFolder, open_run, released_on_error
+
+TEMPORARY_FAILURE = 75
+"""Exit status of a run that SIGTERM stopped and that can go on: EX_TEMPFAIL, at which schedulers try again."""
 
 
 def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
@@ -25,15 +30,20 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
     quiet()
     if config.trainer.num_threads is not None:
         torch.set_num_threads(config.trainer.num_threads)
+    data, module = build_data(config), build_module(config)
+    data.prepare_data()  # text that cannot be read is said before there is a run
     run = open_run(config)
-    with logged_to(run.path / "log.txt"):
-        data, module, trainer = build_data(config), build_module(config), build_trainer(config, run.path)
-        trainer.fit(module, data, ckpt_path=str(run.checkpoint) if run.checkpoint else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        last = run.checkpoints / f"step-{trainer.global_step:07d}.ckpt"
-        if not last.exists():
-            trainer.save_checkpoint(last)
+    with released_on_error(), logged_to(run.path / "log.txt"):
+        trainer = build_trainer(config, run.path)
+        try:
+            trainer.fit(module, data, ckpt_path=str(run.checkpoint) if run.checkpoint else None, weights_only=True)
+        except Terminated as stop:
+            if trainer.is_global_zero:
+                print(f"{stop}; run the same command again to go on", file=sys.stderr)
+            # Lightning kills the first rank if one that it started exits with anything but 0.
+            raise SystemExit(TEMPORARY_FAILURE if trainer.is_global_zero else 0) from stop
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from error
     if trainer.is_global_zero:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

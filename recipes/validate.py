@@ -1,217 +1,322 @@
-"""All faults of a configuration in one message, before a model is built.
+"""All faults of a configuration in one message, before a model is built and before anything is written.
 
-First what needs no import: missing keys, and keys that nothing reads (Hydra checks the command line, but not presets).
-Then every `_target_` is bound to its signature, and then the pairs that cannot go together, for which the model's
-configuration and tokenizer are read, but no weights.
+First what needs no import: missing keys, broken references, keys that nothing reads (Hydra checks the command line, but
+not presets). Then every `_target_` is bound to its signature, numbers are judged alone and in pairs, and where all that
+holds, the model's configuration, the tokenizer and the corpus files are looked at, but no weights and no text.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import os
-from collections.abc import Iterator
+import pkgutil
+import types
+import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from recipes.compose import choices_of, plain
+from recipes.compose import Composed, ConfigError, dotted_keys, one_sentence, plain
+from recipes.judging import mixtures, pair_faults, value_faults, value_of
 
 ALLOWED_TARGETS = ("datamodules.", "lightning_modules.", "torch.optim.", "lightning.", "torchmetrics.")
-OPEN_MAPPINGS = ("corpus.mixture", "corpus.sources", "data.mixture", "data.sources", "model.source.settings")
+HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+OPEN_MAPPINGS = (
+    "corpus.mixture",
+    "corpus.phases",
+    "corpus.sources",
+    "data.mixture",
+    "data.phases",
+    "data.sources",
+    "model.source.settings",
+)
 CALLER_ARGUMENTS = {"lightning_modules.optim.adamw.adamw": {"model"}}
 """Arguments that the code passes itself to a `_partial_` target."""
 
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "null",
+}
 
-class ConfigError(ValueError):
-    """Faults of a configuration, one a line."""
 
-
-def validate(config: DictConfig, words: list[str]) -> None:
+def validate(composed: Composed) -> None:
     """Check a composed configuration.
 
     Raises:
-        ConfigError: With every fault found, each naming the key to change.
+        ConfigError: With every fault found, one a line, each naming the key to change.
     """
-    faults = [*missing_keys(config), *unknown_keys(config, words)]
+    config, allowed = composed.config, plain(composed.choices)
+    faults = [*missing_keys(config), *reference_faults(config), *unknown_keys(config, allowed)]
+    faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
+    faults += [*signature_faults(config), *kind_faults(config, allowed)]
     if not faults:
-        faults = [*signature_faults(config), *value_faults(config)]
-    if not faults:
-        faults = list(pair_faults(config))
+        faults = [*model_faults(config), *corpus_faults(config)]
     if faults:
-        raise ConfigError("\n".join(faults))
+        # A value of the wrong kind is found by its key and by its signature; the first says more.
+        by_place = {fault.split(" must ")[0]: fault for fault in reversed(faults)}
+        raise ConfigError("\n".join(reversed(by_place.values())))
 
 
 def missing_keys(config: DictConfig) -> Iterator[str]:
     """Keys that are still `???`, except below sources that the mixture does not use."""
-    used = OmegaConf.select(config, "corpus.mixture")
-    for key in sorted(OmegaConf.missing_keys(config)):
+    for key in dotted_keys(config):
+        if not OmegaConf.is_missing(*_parent(config, key)):
+            continue
         source = key.removeprefix("corpus.sources.").split(".")[0] if key.startswith("corpus.sources.") else None
-        if source is None or used is None or source in used:
+        if source is None or source in used_sources(config):
             yield f"{key} has no value; add {key}=… to the command line or the preset"
 
 
-def unknown_keys(config: DictConfig, words: list[str]) -> Iterator[str]:
-    """Keys that neither the chosen group options have nor the target of their node takes."""
-    allowed = plain(dict(choices_of(words)), [])
-    yield from _unknown(config, allowed, "")
+def used_sources(config: DictConfig) -> list[str]:
+    """Names of the sources that have a share at some time; all, where there is no mixture."""
+    found = mixtures(config)
+    if "corpus.mixture" not in found:
+        return [str(name) for name in value_of(config, "corpus.sources") or ()]
+    return list(dict.fromkeys(str(name) for mixture in found.values() for name, share in mixture.items() if share))
 
 
-def _unknown(node: DictConfig, allowed: DictConfig, prefix: str) -> Iterator[str]:
+def reference_faults(config: DictConfig) -> Iterator[str]:
+    """`${…}` that lead nowhere."""
+    for name in dotted_keys(config):
+        parent, key = _parent(config, name)
+        try:
+            parent[key] if OmegaConf.is_interpolation(parent, key) else None
+        except InterpolationToMissingValueError:
+            pass  # the fault of the key without a value
+        except OmegaConfBaseException as error:
+            yield f"{name}={parent._get_node(key)._value()} leads nowhere ({one_sentence(error)})"
+
+
+def unknown_keys(config: DictConfig, allowed: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that the chosen group options do not have, where no `_target_` says what it takes."""
     if prefix.rstrip(".") in OPEN_MAPPINGS:
         return
-    for key in node:
-        name, child = f"{prefix}{key}", node._get_node(key)
-        if allowed._get_node(key) is None:
-            if not (target := node.get("_target_")) or str(key) not in _parameters(target):
-                near = difflib.get_close_matches(str(key), [str(other) for other in allowed], n=2, cutoff=0.5)
-                hint = f"; did you mean {' or '.join(near)}?" if near else ""
-                yield f"{name} is not a key that anything reads{hint}"
-        elif OmegaConf.is_dict(child) and OmegaConf.is_dict(other := allowed._get_node(key)):
-            yield from _unknown(child, other, f"{name}.")  # type: ignore[arg-type]
-
-
-def _parameters(target: str) -> dict[str, inspect.Parameter]:
-    from hydra.utils import get_object
-
-    return dict(inspect.signature(get_object(target)).parameters)
+    for key in config:
+        child, other = config._get_node(key), allowed._get_node(key)
+        if other is None:
+            if "_target_" not in config:  # else its signature says
+                yield f"{prefix}{key} is not a key that anything reads{_near(key, allowed)}"
+        elif isinstance(child, DictConfig) and isinstance(other, DictConfig) and not child._is_interpolation():
+            yield from unknown_keys(child, other, f"{prefix}{key}.")
 
 
 def signature_faults(config: DictConfig) -> Iterator[str]:
-    """Binds every node with a `_target_` to the signature of what it names."""
-    for name, node in _targets(config, ""):
+    """Binds every node with a `_target_` to the signature of what it names, and its values to the annotations."""
+    for name, node in _targets(config):
         target = str(node["_target_"])
-        if not target.startswith(ALLOWED_TARGETS):
+        if not _is_allowed(target):
             yield f"{name}._target_={target} is not allowed; targets begin with {', '.join(ALLOWED_TARGETS)}"
             continue
-        try:
-            parameters = _parameters(target)
-        except Exception as error:  # Hydra wraps import errors, whatever they are
-            yield f"{name}._target_={target} cannot be imported: {str(error).splitlines()[0]}"
+        parameters = _parameters(target)
+        if not parameters and (problem := _import_problem(target)):
+            yield f"{name}._target_={target} cannot be imported: {problem}"
             continue
-        given = {str(key) for key in node if key not in {"_target_", "_partial_", "_recursive_", "_convert_"}}
+        given = {str(key) for key in node} - HYDRA_KEYS
         for key in sorted(given - set(parameters)):
-            yield f"{name}.{key} is not an argument of {target}; it takes {', '.join(parameters)}"
+            hint = _near(key, parameters) or f"; it takes {', '.join(parameters)}"
+            yield f"{name}.{key} is not an argument of {target}{hint}"
         required = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
         for key in sorted(required - given - CALLER_ARGUMENTS.get(target, set())):
             yield f"{name}.{key} is missing; {target} needs it"
+        for key, kinds in _annotated_kinds(target).items():
+            if key in given and _is_readable(node, key):
+                yield from _kind_fault(f"{name}.{key}", node[key], kinds)
 
 
-def _targets(node: Any, prefix: str) -> Iterator[tuple[str, DictConfig]]:
-    if not OmegaConf.is_dict(node):
-        return
-    if "_target_" in node:
-        yield prefix, node  # type: ignore[misc]
-    for key in node:
-        if not OmegaConf.is_interpolation(node, key):
-            yield from _targets(node._get_node(key), f"{prefix}.{key}" if prefix else str(key))  # type: ignore[union-attr]
+def kind_faults(config: DictConfig, allowed: DictConfig) -> Iterator[str]:
+    """Values of another kind than the default that they replace, where no signature says what is right."""
+    annotated = {f"{name}.{key}" for name, node in _targets(config) for key in _parameters(node["_target_"])}
+    known = set(dotted_keys(config))
+    for name in dotted_keys(allowed):
+        if name not in known or name in annotated or name.startswith(OPEN_MAPPINGS):
+            continue
+        default, value = value_of(allowed, name), value_of(config, name)
+        if isinstance(default, DictConfig | ListConfig):
+            if value is not None and type(value) is not type(default):
+                wanted = "keys of its own below it" if isinstance(default, DictConfig) else "a list such as [1, 2]"
+                yield f"{name}={value} must have {wanted}"
+        elif default is not None and _is_readable(*_parent(config, name)):
+            yield from _kind_fault(name, value, {int, float} if type(default) is float else {type(default)})
 
 
-def value_faults(config: DictConfig) -> Iterator[str]:
-    """Numbers and names that can be judged alone."""
-    for key, options in {
-        "stage": {"continued_pretraining"},
-        "precision": {"bf16", "fp32"},
-        "export.dtype": {"float32", "bfloat16"},
-        "trainer.accelerator": {"auto", "cpu", "gpu"},
-    }.items():
-        if (value := OmegaConf.select(config, key)) not in options:
-            yield f"{key}={value} is not known; allowed are {', '.join(sorted(options))}"
-    for key in (
-        "context_length",
-        "packing.max_seqlen",
-        "data.tokens_per_step",
-        "data.micro_batch_size",
-        "data.max_steps",
-        "trainer.devices",
-        "trainer.checkpoint_every_n_steps",
-        "trainer.log_every_n_steps",
-    ):
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            yield f"{key}={value} must be a whole number of at least 1"
-    lr = config.optimizer.lr
-    if not isinstance(lr, (int, float)) or not math.isfinite(lr) or lr <= 0:
-        yield f"optimizer.lr={lr} must be a positive number"
-    for name, ratio in (config.corpus.mixture or {}).items():
-        if not isinstance(ratio, (int, float)) or not math.isfinite(ratio) or ratio < 0:
-            yield f"corpus.mixture.{name}={ratio} is not a share; ratios are finite and not negative"
-        if name not in config.corpus.sources:
-            yield f"corpus.mixture.{name} names no source; corpus.sources are {sorted(map(str, config.corpus.sources))}"
-
-
-def pair_faults(config: DictConfig) -> Iterator[str]:
-    """Settings that cannot go together, and what the machine does not allow."""
-    max_seqlen, tokens = config.packing.max_seqlen, config.data.tokens_per_step
-    if tokens % max_seqlen:
-        yield (
-            f"data.tokens_per_step={tokens} is not a multiple of packing.max_seqlen={max_seqlen};"
-            f" the nearest is {max(1, round(tokens / max_seqlen)) * max_seqlen}"
-        )
-    ranks = config.trainer.devices * config.trainer.num_nodes
-    if tokens % max_seqlen == 0 and (tokens // max_seqlen) % ranks:
-        yield (
-            f"{tokens // max_seqlen} sequences per step do not divide over {ranks} ranks;"
-            " set data.tokens_per_step or trainer.devices"
-        )
-    if max_seqlen > config.context_length:
-        yield (
-            f"packing.max_seqlen={max_seqlen} is beyond context_length={config.context_length}, which is what the"
-            " model will read; raise context_length or lower packing.max_seqlen"
-        )
-    if beyond := [length for length in config.evaluation.lengths if length > config.context_length]:
-        yield f"evaluation.lengths {beyond} are beyond context_length={config.context_length}"
-    if config.strategy.name == "single" and ranks > 1:
-        yield f"trainer.devices={config.trainer.devices} with strategy=single; set strategy=ddp or strategy=fsdp"
-    yield from _output_faults(Path(config.output_dir))
-    yield from model_faults(config)
-
-
-def _output_faults(folder: Path) -> Iterator[str]:
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        yield f"output_dir={folder} is not writable ({existing} is not a folder one may write to); set output_dir"
+def output_faults(config: DictConfig) -> Iterator[str]:
+    """Folders that cannot be written to; nothing is made by looking."""
+    for key in ("output_dir", "cache_dir"):
+        folder = existing = Path(str(value_of(config, key)))
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            yield f"{key}={folder} is not writable ({existing} is not a folder that one may write to); set {key}"
 
 
 def model_faults(config: DictConfig) -> Iterator[str]:
     """Checks that need the model's configuration and tokenizer, but no weights."""
-    from hydra.utils import instantiate
+    from lightning_modules.rope.patch import current_rope_parameters, original_length
 
-    from lightning_modules.rope.patch import original_length
-
-    try:
-        model_config = instantiate(config.model.source, _convert_="all").config()
-        method = instantiate(config.rope)
-        tokenizer = instantiate(config.model.tokenizer, _convert_="all").load()
-    except Exception as error:
-        root = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
-        if not isinstance(root, (ValueError, TypeError, OSError)):
-            raise
-        yield str(root).splitlines()[0]
+    if folders := list(_missing_folders(config)):
+        yield from folders
         return
-    length = original_length(model_config)
+    try:
+        model_config, tokenizer = _built(config.model.source).config(), _built(config.model.tokenizer).load()
+        method, length = _built(config.rope), original_length(model_config)
+        current = current_rope_parameters(model_config)
+        _built(config.lr_schedule)
+    except (ValueError, TypeError, OSError) as error:
+        yield one_sentence(error)
+        return
+    vocab_size = model_config.get_text_config(decoder=True).vocab_size
+    if len(tokenizer) > vocab_size:
+        yield (
+            f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary has {vocab_size};"
+            " set model.tokenizer.name_or_path to the model's own"
+        )
     if length != config.model.original_context_length:
         yield (
             f"model.original_context_length={config.model.original_context_length}, but the model's configuration"
-            f" says {length}"
+            f" says {length}; set model.original_context_length={length}"
         )
         return
-    decoder = model_config.get_text_config(decoder=True)
     try:
-        method.rope_parameters(
-            dict(decoder.rope_parameters), original_length=length, context_length=config.context_length
-        )
+        method.rope_parameters(current, original_length=length, context_length=config.context_length)
         covered = method.covered_length(length, config.context_length)
         if config.packing.max_seqlen > covered:
-            yield f"packing.max_seqlen={config.packing.max_seqlen} is beyond the {covered} tokens that rope covers"
+            yield (
+                f"packing.max_seqlen={config.packing.max_seqlen} is beyond the {covered} tokens that rope covers;"
+                " lower packing.max_seqlen or change rope"
+            )
     except ValueError as error:
-        yield str(error)
-    if len(tokenizer) > decoder.vocab_size:
-        yield (
-            f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary has {decoder.vocab_size};"
-            " set model.tokenizer.name_or_path to the model's own"
-        )
+        yield one_sentence(error)
+
+
+def _missing_folders(config: DictConfig) -> Iterator[str]:
+    """Model and tokenizer names that are paths and lead to no folder; transformers would look for them on the hub."""
+    for key in ("model.source.name_or_path", "model.tokenizer.name_or_path"):
+        name = value_of(config, key)
+        if isinstance(name, str) and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+            folder = Path(name).expanduser()
+            if not (folder / "config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+                what = "holds no config.json" if folder.is_dir() else "does not exist"
+                yield f"{key}={name} {what}; set {key} to a Hugging Face folder or hub name"
+
+
+def corpus_faults(config: DictConfig) -> Iterator[str]:
+    """Corpora whose files are not there, empty, or of an unknown kind."""
+    nodes = {f"corpus.sources.{name}": config.corpus.sources[name] for name in used_sources(config)}
+    nodes |= {key: node for key in ("corpus.validation", "evaluation.corpus") if (node := value_of(config, key))}
+    if OmegaConf.is_interpolation(config.evaluation, "corpus"):
+        nodes.pop("evaluation.corpus", None)
+    for key, node in nodes.items():
+        try:
+            corpus = _built(node)
+            corpus = getattr(corpus, "haystack", corpus)
+            if hasattr(corpus, "files"):
+                corpus.files()
+        except (ValueError, TypeError, OSError) as error:
+            yield one_sentence(error).replace("corpus.sources.*", key)
+
+
+def _built(node: Any) -> Any:
+    """Instantiate one node, with the constructor's own complaint."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | TypeError | OSError):
+            raise error.__cause__ from error
+        raise
+
+
+def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, wherever it lies; references are met where they lead."""
+    children: list[tuple[str, Any, Any]]
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        if "_target_" in node and not OmegaConf.is_missing(node, "_target_"):
+            yield prefix, node
+        children = [(f"{prefix}.{key}" if prefix else str(key), node, str(key)) for key in node]
+    elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+        children = [(f"{prefix}[{k}]", node, k) for k in range(len(node))]
+    else:
+        return
+    for name, parent, key in children:
+        if not OmegaConf.is_interpolation(parent, key):
+            yield from _targets(parent._get_node(key), name)
+
+
+def _is_allowed(target: str) -> bool:
+    """Whether the name begins with an allowed package and what it leads to was made there, not imported there."""
+    if not target.startswith(ALLOWED_TARGETS):
+        return False
+    module = getattr(_object(target), "__module__", None)
+    return module is None or f"{module}.".startswith(ALLOWED_TARGETS)
+
+
+def _object(target: str) -> Any:
+    """What a target names; None where it cannot be imported. Hydra's own look-up writes tracebacks into the log."""
+    try:
+        return pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _import_problem(target: str) -> str | None:
+    try:
+        pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        return one_sentence(error)
+    return None
+
+
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a target; none where it may not or cannot be imported."""
+    if not isinstance(target, str) or not _is_allowed(target) or (made := _object(target)) is None:
+        return {}
+    return dict(inspect.signature(made).parameters)
+
+
+def _annotated_kinds(target: str) -> dict[str, set[type]]:
+    """Parameter -> simple types that its annotation allows; parameters of other types are left out."""
+    made = _object(target)
+    function = made.__init__ if inspect.isclass(made) else made
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # annotations that exist for type checkers only
+        return {}
+    found = {}
+    for name, hint in hints.items():
+        parts = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+        if parts <= set(KINDS):
+            found[name] = parts | ({int} if float in parts else set())
+    return found
+
+
+def _near(key: Any, known: Iterable[Any]) -> str:
+    near = difflib.get_close_matches(str(key), [str(name) for name in known], n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _kind_fault(name: str, value: Any, kinds: set[type]) -> Iterator[str]:
+    if (value is None and types.NoneType not in kinds) or (value is not None and type(value) not in kinds):
+        wanted = [words for kind, words in KINDS.items() if kind in kinds and not (kind is int and float in kinds)]
+        yield f"{name}={'null' if value is None else value} must be {' or '.join(wanted)}"
+
+
+def _is_readable(node: Any, key: str) -> bool:
+    try:
+        node[key]
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+def _parent(config: DictConfig, name: str) -> tuple[Any, str]:
+    above, _, key = name.rpartition(".")
+    return (OmegaConf.select(config, above) if above else config), key

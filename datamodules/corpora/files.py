@@ -1,24 +1,28 @@
-"""Corpora in local files: JSONL, Parquet and plain text, compressed or not, read through `datasets`.
+"""Corpora in local files: JSONL, Parquet and plain text, compressed or not.
 
-`datasets` streams the rows; it does not say which line of which file was bad, and it lets wrong types through. So rows
-are checked here, and a failed JSONL file is scanned once more to name the line.
+One pass, one document in memory (Parquet: a few), nothing written anywhere. Every row is checked as it is read, so an
+error names the file and the line. The alternative, `datasets`, infers a JSONL file's types from its first 10 MB and
+casts the rest to them: one number among later texts put quotes around every text near it, without an error, and a
+metadata field that first appeared later ended the reading. Hub data sets (`hub.py`) do come through it.
 """
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import hashlib
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text", ".md": "text"}
-COMPRESSIONS = {".zst", ".gz"}
+from datamodules.corpora.decompress import COMPRESSIONS, open_decompressed
+
 SAMPLED_BYTES = 64 << 20
 """Files up to this size are fingerprinted whole; larger ones by size and evenly spread samples of this total."""
+
+
+class BadDocument(ValueError):
+    """A document that a user has to repair; the message names its place."""
 
 
 @dataclass(frozen=True)
@@ -42,84 +46,127 @@ class FileCorpus:
         patterns = [self.path] if isinstance(self.path, str) else list(self.path)
         found = [file for pattern in patterns for file in _expand(pattern)]
         for file in found:
+            if _suffix(file) not in READERS:
+                allowed = ", ".join(sorted(READERS))
+                raise ValueError(f"corpus file {file} has an unknown extension; allowed are {allowed} (also .zst, .gz)")
             if file.stat().st_size == 0:
                 raise ValueError(f"corpus file {file} is empty; remove it from corpus.sources.*.path")
-            if _suffix(file) not in BUILDERS:
-                allowed = ", ".join(sorted(BUILDERS))
-                raise ValueError(f"corpus file {file} has an unknown extension; allowed are {allowed} (also .zst, .gz)")
-        if len({BUILDERS[_suffix(file)] for file in found}) > 1:
+        if len({READERS[_suffix(file)] for file in found}) > 1:
             raise ValueError(f"corpus path {self.path} mixes file kinds; give each kind a source of its own")
         return found
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"files {self.text_field}".encode())
-        for file in self.files():
-            digest.update(_content_digest(file))
+        files = self.files()
+        digest = hashlib.sha256(f"files {READERS[_suffix(files[0])].__name__} {self.text_field}".encode())
+        for file in files:
+            digest.update(content_digest(file))
         return digest.hexdigest()
 
     def texts(self) -> Iterator[str]:
         for file in self.files():
-            builder = BUILDERS[_suffix(file)]
+            count = 0
             try:
-                yield from self._checked(file, builder)
-            except ValueError:
+                for text in READERS[_suffix(file)](file, self.text_field):
+                    yield text
+                    count += 1
+            except BadDocument:
                 raise
-            except Exception as error:  # `datasets` wraps Arrow, JSON, zstd and decoding errors in several types
-                raise ValueError(diagnose(file, self.text_field) or _unreadable(file, error)) from error
-
-    def _checked(self, file: Path, builder: str) -> Iterator[str]:
-        field = "text" if builder == "text" else self.text_field
-        count = 0
-        for row in _rows(file, builder):
-            text = row.get(field)
-            if not isinstance(text, str):
-                problem = f"row {count + 1} has no text in field '{field}' (it has {sorted(row)})"
-                raise ValueError(diagnose(file, field) or f"{file}: {problem}; set corpus.sources.*.text_field")
-            count += 1
-            yield text
-        if count == 0:
-            raise ValueError(f"corpus file {file} holds no documents; remove it from corpus.sources.*.path")
+            except Exception as error:  # reading raises errors of zlib, zstd, Arrow and the system
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise ValueError(f"corpus file {file} cannot be read: {reason}; is it complete?") from error
+            if count == 0:
+                raise ValueError(f"corpus file {file} holds no documents; remove it from corpus.sources.*.path")
 
 
-def diagnose(file: Path, text_field: str) -> str | None:
-    """Name the first bad line of a JSONL file: not UTF-8, not JSON, not an object, or without a text.
+def read_json(file: Path, text_field: str) -> Iterator[str]:
+    """One document a line, as a JSON object; in a `.json` file that begins with `[`, one an element of the list."""
+    with open_decompressed(file) as lines:
+        if _suffix(file) == ".json" and lines.peek(1).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            for number, record in enumerate(json.loads(lines.read()), 1):
+                yield _text_of(record, text_field, f"{file}, item {number}")
+            return
+        for number, line in enumerate(lines, 1):
+            line = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
+            if line:
+                place = f"{file}, line {number}"
+                yield _text_of(_parsed(line, place), text_field, place)
 
-    Returns:
-        One sentence with file and line number, or None when the file is no JSONL or every line is good.
-    """
-    if _suffix(file) not in {".jsonl", ".json"}:
-        return None
-    number = 0
+
+def read_text(file: Path, text_field: str) -> Iterator[str]:
+    """The whole file as one document, line ends as \\n."""
+    with open_decompressed(file) as handle:
+        content = handle.read().removeprefix(codecs.BOM_UTF8)
     try:
-        with _open(file) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip() and (problem := _problem(line, text_field)):
-                    return f"{file}, line {number}: {problem}"
-    except (OSError, EOFError, ValueError) as error:
-        return f"{file} breaks off after line {number}: {error}; is the download complete?"
-    return None
-
-
-def _problem(line: bytes, text_field: str) -> str | None:
-    try:
-        record = json.loads(line.decode("utf-8"))
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        return f"byte {error.start} is not valid UTF-8; convert the file to UTF-8"
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadDocument(f"{file}, line {line}: {NOT_UTF8}") from error
+    yield text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_parquet(file: Path, text_field: str) -> Iterator[str]:
+    """One document a row; only the column of the text is read."""
+    import pyarrow.parquet
+
+    if file.suffix.lower() in COMPRESSIONS:
+        raise BadDocument(f"{file} is compressed from outside, which Parquet cannot read in pieces; unpack it")
+    with pyarrow.parquet.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        if text_field not in names:
+            raise BadDocument(f"{file}: no field '{text_field}' (it has {sorted(names)}); {SET_FIELD}")
+        number = 0
+        for batch in table.iter_batches(batch_size=64, columns=[text_field]):
+            for text in batch.column(0).to_pylist():
+                number += 1
+                yield _text_of({text_field: text}, text_field, f"{file}, row {number}")
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+    ".jsonl": read_json,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".txt": read_text,
+    ".md": read_text,
+}
+NOT_UTF8 = "not valid UTF-8; convert the file to UTF-8"
+SET_FIELD = "set corpus.sources.*.text_field"
+
+
+def _parsed(line: bytes, place: str) -> object:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadDocument(f"{place}: byte {error.start} is {NOT_UTF8}") from error
     except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at column {error.colno}); each line must be one JSON object"
+        problem = f"not JSON ({error.msg} at column {error.colno})"
+        raise BadDocument(f"{place}: {problem}; each line must be one JSON object") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise BadDocument(f"{place}: not JSON that can be read ({error})") from error
+
+
+def _text_of(record: object, text_field: str, place: str) -> str:
     if not isinstance(record, dict):
-        return f"a JSON {type(record).__name__}, where each line must be one JSON object"
+        raise BadDocument(f"{place}: a JSON {type(record).__name__}, where each document must be one JSON object")
     if text_field not in record:
-        return f"no field '{text_field}' (it has {sorted(record)}); set corpus.sources.*.text_field"
-    if not isinstance(record[text_field], str):
-        return f"field '{text_field}' holds a {type(record[text_field]).__name__}, where a string is needed"
-    return None
+        raise BadDocument(f"{place}: no field '{text_field}' (it has {sorted(record)}); {SET_FIELD}")
+    text = record[text_field]
+    if not isinstance(text, str):
+        held = "null" if text is None else f"a {type(text).__name__}"
+        raise BadDocument(f"{place}: field '{text_field}' holds {held}, where a string is needed")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadDocument(
+            f"{place}: character {error.start} is half of a surrogate pair (an escape such as \\ud83d), which no"
+            " tokenizer can read; repair or remove the line"
+        ) from error
+    return text
 
 
 def _expand(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        inside = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in BUILDERS)
+        inside = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in READERS)
     elif path.exists():
         inside = [path]
     else:
@@ -137,27 +184,8 @@ def _suffix(file: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _rows(file: Path, builder: str) -> Iterator[dict[str, Any]]:
-    import datasets
-
-    options: dict[str, Any] = {"sample_by": "document"} if builder == "text" else {}
-    loaded = datasets.load_dataset(builder, data_files=str(file), split="train", streaming=True, **options)
-    yield from loaded  # type: ignore[misc]  # a streaming split is an IterableDataset of dicts
-
-
-def _open(file: Path) -> BinaryIO:
-    if file.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True))
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
-
-
-def _unreadable(file: Path, error: Exception) -> str:
-    return f"corpus file {file} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-
-
-def _content_digest(file: Path) -> bytes:
+def content_digest(file: Path) -> bytes:
+    """A digest of the content alone, not of name or time."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as handle:

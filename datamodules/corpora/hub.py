@@ -6,6 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpora.files import content_digest
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,31 @@ class HubCorpus:
     max_documents: int | None = None
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"hub {json.dumps(asdict(self), sort_keys=True)}".encode()).hexdigest()
+        own = asdict(self)
+        del own["streaming"]  # how the texts travel, not what they are
+        if (
+            folder := Path(self.name)
+        ).is_dir():  # by content, as for local files; a hub name is trusted to its revision
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            own["name"] = [[file.relative_to(folder).as_posix(), content_digest(file).hex()] for file in files]
+        return hashlib.sha256(f"hub {json.dumps(own, sort_keys=True)}".encode()).hexdigest()
 
     def texts(self) -> Iterator[str]:
+        for number, row in enumerate(islice(self._rows(), self.max_documents)):
+            text = row.get(self.text_field)
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"row {number} of {self.name} has no text in field '{self.text_field}' (it has {sorted(row)});"
+                    " set corpus.sources.*.text_field"
+                )
+            yield text
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
         import datasets
 
         data_files = list(self.data_files) if isinstance(self.data_files, (list, tuple)) else self.data_files
         try:
-            rows = datasets.load_dataset(
+            yield from datasets.load_dataset(  # type: ignore[misc]  # a split is an iterable of dicts
                 self.name,
                 self.config,
                 split=self.split,
@@ -48,18 +70,9 @@ class HubCorpus:
                 data_files=data_files,
                 streaming=self.streaming,
             )
-            for number, row in enumerate(rows):
-                if number == self.max_documents:
-                    return
-                text = row.get(self.text_field)  # type: ignore[union-attr]
-                if not isinstance(text, str):
-                    raise ValueError(
-                        f"row {number} of {self.name} has no text in field '{self.text_field}' (it has {sorted(row)});"
-                        " set corpus.sources.*.text_field"
-                    )
-                yield text
-        except (OSError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetNotFoundError) as error:
+        except Exception as error:  # of the network, the hub, `datasets`, Arrow: no common base
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"hub data set {self.name} (revision {self.revision or 'main'}) cannot be read:"
-                f" {str(error).splitlines()[0]}; check corpus.sources.*.name and the network, or use corpus=local"
+                f"hub data set {self.name} (split {self.split}, revision {self.revision or 'main'}) cannot be read:"
+                f" {reason[:300]}; check corpus.sources.* and the network, or use corpus=local"
             ) from error

@@ -4,8 +4,8 @@
     offsets.npy   [num_documents + 1] int64; document d is tokens[offsets[d]:offsets[d + 1]]
     meta.json     what it was made from, counts, and the policy
 
-A store is written into a folder beside its final place and renamed when it is complete, so a folder under the final
-name is always whole; a lock file keeps two processes from building the same store twice.
+A store is written into a folder beside its final place, brought to the disk, and renamed when it is complete, so a
+folder under the final name is always whole; a lock file keeps two processes from building the same store twice.
 """
 
 from __future__ import annotations
@@ -67,24 +67,35 @@ def write_store(folder: Path, documents: Iterable[np.ndarray], *, vocab_size: in
     Args:
         folder: Final place; must not exist.
         documents: Token ids of each document, 1-D integer arrays.
-        vocab_size: Decides the width of a token on disk.
-        meta: Written into `meta.json` beside the counts.
+        vocab_size: Above every token id; decides the width of a token on disk.
+        meta: Written into `meta.json` beside the counts, after the last document: `documents` may still change it.
+
+    Raises:
+        ValueError: There is not one token, or reading the documents fails; nothing is left on disk.
     """
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed build; the lock is ours
     partial.mkdir(parents=True)
-    offsets = [0]
-    with (partial / "tokens.bin").open("wb") as handle:
-        for ids in documents:
-            handle.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
-            offsets.append(offsets[-1] + len(ids))
-        handle.flush()
-        os.fsync(handle.fileno())
-    np.save(partial / "offsets.npy", np.asarray(offsets, dtype=np.int64))
-    counts = {"dtype": np.dtype(dtype).name, "num_documents": len(offsets) - 1, "num_tokens": offsets[-1]}
-    (partial / "meta.json").write_text(json.dumps({**meta, **counts}, indent=2), encoding="utf-8")
-    partial.rename(folder)
+    try:
+        offsets = [0]
+        with (partial / "tokens.bin").open("wb") as handle:
+            for ids in documents:
+                assert len(ids) == 0 or ids.max() < vocab_size, "a token id would wrap around"
+                handle.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
+                offsets.append(offsets[-1] + len(ids))
+        if offsets[-1] == 0:
+            raise ValueError(f"the corpus of {folder} holds no text ({meta}); check corpus.sources")
+        np.save(partial / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+        counts = {"dtype": np.dtype(dtype).name, "num_documents": len(offsets) - 1, "num_tokens": offsets[-1]}
+        (partial / "meta.json").write_text(json.dumps({**meta, **counts}, indent=2), encoding="utf-8")
+        for file in partial.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return TokenStore(folder)
 
 

@@ -48,8 +48,12 @@ def store_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, policy: TokenP
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What decides the ids of a text; a truncation or padding that some earlier call left behind does not."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    if backend is not None:
+        content |= {"truncation": None, "padding": None}
+    content = json.dumps(content, sort_keys=True)
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     return hashlib.sha256(f"{content} {special}".encode()).hexdigest()
 
@@ -66,20 +70,21 @@ def prepare_store(
     """Open the store of a corpus, making it first if it is not there.
 
     Raises:
-        ValueError: The corpus cannot be read, or the policy names a token that the tokenizer lacks.
+        ValueError: The corpus cannot be read or is empty, or the policy names a token that the tokenizer lacks.
     """
     _check_policy(policy, tokenizer)
     folder = cache_dir / f"{name}-{store_key(corpus, tokenizer, policy)}"
     if folder.is_dir():
         return TokenStore(folder)
-    with locked(folder.with_suffix(".lock")):
+    with locked(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():  # another process made it while we waited
             return TokenStore(folder)
-        documents = _tokenised(corpus.texts(), tokenizer, policy)
+        meta = {"name": name, "corpus": corpus.fingerprint(), "policy": asdict(policy), "num_empty_documents": 0}
+        documents = _tokenised(_not_empty(corpus.texts(), meta), tokenizer, policy)
         if progress:
             documents = _with_progress(documents, f"tokenise {name}")
-        meta = {"name": name, "corpus": corpus.fingerprint(), "policy": asdict(policy)}
-        return write_store(folder, documents, vocab_size=len(tokenizer), meta=meta)
+        vocab_size = max(tokenizer.get_vocab().values()) + 1  # not len(tokenizer): ids may have gaps
+        return write_store(folder, documents, vocab_size=vocab_size, meta=meta)
 
 
 def _check_policy(policy: TokenPolicy, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -91,10 +96,19 @@ def _check_policy(policy: TokenPolicy, tokenizer: PreTrainedTokenizerBase) -> No
             raise ValueError(f"data.token_policy.{key}=true, but the tokenizer has no such token; set it to false")
 
 
+def _not_empty(texts: Iterable[str], meta: dict[str, Any]) -> Iterator[str]:
+    """The texts with more in them than whitespace; `meta` counts the others."""
+    for text in texts:
+        if text.strip():
+            yield text
+        else:
+            meta["num_empty_documents"] += 1
+
+
 def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy) -> Iterator[np.ndarray]:
     head = [tokenizer.bos_token_id] if policy.prepend_bos else []
     tail = [tokenizer.eos_token_id] if policy.append_eos else []
-    for batch in _batches(text for text in texts if text.strip()):
+    for batch in _batches(texts):
         for ids in _encode([policy.separator + text for text in batch], tokenizer):
             yield np.asarray([*head, *ids, *tail])
 
@@ -102,6 +116,8 @@ def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, policy:
 def _encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
+        backend.no_truncation()  # a tokenizer.json may bring its own, and transformers leaves the last call's behind
+        backend.no_padding()
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 

@@ -24,8 +24,8 @@ class PretrainedTokenizer:
     def load(self) -> PreTrainedTokenizerBase:
         try:
             return AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # of the network, the hub, JSON, and `tokenizers`, which raises plain `Exception`
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"tokenizer {self.name_or_path} cannot be read ({reason}); set model.tokenizer.name_or_path"
             ) from error
@@ -37,7 +37,7 @@ class TrainedTokenizer:
 
     Args:
         corpus: Texts to train on.
-        vocab_size: Tokens in all, with BOS `<s>` (0) and EOS `</s>` (1).
+        vocab_size: Tokens at most, with BOS `<s>` (0), EOS `</s>` (1) and the 256 bytes; a small corpus fills fewer.
         context_length: Written into the tokenizer for its readers.
     """
 
@@ -48,6 +48,11 @@ class TrainedTokenizer:
     def load(self) -> PreTrainedTokenizerBase:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+        if self.vocab_size < 258:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} has no room for 256 bytes, BOS and EOS; set"
+                " model.tokenizer.vocab_size to 258 or more"
+            )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
         tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]

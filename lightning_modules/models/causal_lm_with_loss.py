@@ -47,6 +47,7 @@ class CausalLMWithLoss(nn.Module):
             document_layout=DocumentLayout.from_document_ids(batch["document_ids"]),
         ).last_hidden_state  # [B, T, H]
         head = self.causal_lm.get_output_embeddings()
+        assert head is not None
         loss_sum, token_losses = chunked_linear_cross_entropy(
             hidden_states.flatten(0, 1), head.weight, targets.flatten(), chunk_size=self.loss_chunk_size
         )

@@ -37,10 +37,9 @@ def export_hugging_face(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     state = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
-    exported = copy.deepcopy(model.config)
-    exported.dtype = dtype
     with torch.device("meta"):
-        shell = type(model)(copy.deepcopy(exported))
+        shell = type(model)(copy.deepcopy(model.config))
+        shell.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  # save_pretrained writes the shell's dtype
     shell.config.use_cache = True
     shell.generation_config = model.generation_config
     shell.save_pretrained(partial, state_dict=state)

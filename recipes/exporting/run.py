@@ -40,7 +40,7 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
         table=comparison_table(read_scores(scores)) if scores.exists() else "Not evaluated yet.",
         facts={
             "steps": info.get("steps"),
-            "tokens": config.data.tokens_per_step * info.get("steps", 0),
+            "tokens": info["mechanism"]["data.tokens_per_step"] * info.get("steps", 0),
             "context length": config.context_length,
             "versions": ", ".join(f"{name} {number}" for name, number in info["versions"].items()),
             "commit": info["commit"],

@@ -89,7 +89,7 @@ def test_a_row_is_haystack_with_the_needle_verbatim_then_question_and_answer():
             for sample, (row, answer) in enumerate(zip(rows, answers, strict=True)):
                 key, value = grid.fact(depth, sample)
                 assert key != value
-                assert read(row) == f"\nThe word of {key} is {value}.\nThe word of {key} is {value}"
+                assert read(row) == f"\nThe pair is {key} {value}.\nThe pair is {key} {value}"
                 assert read(answer) == f" {value}"
                 np.testing.assert_array_equal(row[-len(answer) :], answer)
                 text = row[row < 10_000]

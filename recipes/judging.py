@@ -1,0 +1,148 @@
+"""Numbers and names of a configuration, judged alone and in pairs, without importing what they are for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CHOICES = {
+    "stage": ("continued_pretraining",),
+    "precision": ("bf16", "fp32"),
+    "export.dtype": ("bfloat16", "float32"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+}
+POSITIVE = (
+    "context_length",
+    "model.original_context_length",
+    "packing.max_seqlen",
+    "data.tokens_per_step",
+    "data.micro_batch_size",
+    "data.max_steps",
+    "memory.loss_chunk_size",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.keep_checkpoints",
+    "trainer.log_every_n_steps",
+    "evaluation.batch_tokens",
+    "evaluation.perplexity.num_windows",
+    "evaluation.perplexity.tail_tokens",
+    "evaluation.needle.num_samples",
+)
+POSITIVE_OR_NULL = ("trainer.num_threads", "trainer.validate_every_n_steps", "trainer.gradient_clip_norm")
+NOT_NEGATIVE = ("data.validation_sequences", "data.num_workers", "lr_schedule.warmup_steps", "optimizer.weight_decay")
+
+
+def value_faults(config: DictConfig) -> Iterator[str]:
+    """Numbers and names that can be judged alone."""
+    for key, choices in CHOICES.items():
+        if (value := value_of(config, key)) not in choices:
+            yield f"{key}={value} is not known; allowed are {', '.join(choices)}"
+    for key in POSITIVE:
+        if (value := value_of(config, key)) is not None and (not _is_number(value) or value < 1 or value % 1):
+            yield f"{key}={value} must be a whole number of at least 1"
+    for key in POSITIVE_OR_NULL:
+        if (value := value_of(config, key)) is not None and (not _is_number(value) or value <= 0):
+            yield f"{key}={value} must be a number above 0, or null"
+    for key in NOT_NEGATIVE:
+        if (value := value_of(config, key)) is not None and (not _is_number(value) or value < 0):
+            yield f"{key}={value} must not be negative"
+    lr = value_of(config, "optimizer.lr")
+    if lr is not None and (not _is_number(lr) or lr <= 0):
+        yield f"optimizer.lr={lr} must be a number above 0"
+    betas = value_of(config, "optimizer.betas")
+    if betas is not None and not (_is_list_of_numbers(betas) and len(betas) == 2 and all(0 <= b < 1 for b in betas)):
+        yield f"optimizer.betas={betas} must be two numbers from 0 to below 1"
+    lengths = value_of(config, "evaluation.lengths")
+    if not (_is_list_of_numbers(lengths) and len(lengths) and all(n >= 1 and n % 1 == 0 for n in lengths)):
+        yield f"evaluation.lengths={lengths} must be whole numbers of at least 1, such as [512, 1024]"
+    depths = value_of(config, "evaluation.needle.depths")
+    if not (_is_list_of_numbers(depths) and len(depths) and all(0 <= depth <= 1 for depth in depths)):
+        yield f"evaluation.needle.depths={depths} must be numbers from 0 to 1, such as [0.0, 0.5, 1.0]"
+    yield from mixture_faults(config)
+
+
+def mixture_faults(config: DictConfig) -> Iterator[str]:
+    """Shares that are none, and names of no source, in the mixture and in its phases."""
+    sources = value_of(config, "corpus.sources")
+    for name, mixture in mixtures(config).items():
+        for source, ratio in mixture.items():
+            if not _is_number(ratio) or ratio < 0:
+                yield f"{name}.{source}={ratio} is not a share; ratios are finite and not negative"
+            if source not in sources:
+                yield f"{name}.{source} names no source; corpus.sources are {', '.join(sorted(map(str, sources)))}"
+        if not any(mixture.values()):
+            yield f"{name} gives no source a share; set at least one ratio above 0"
+    phases = value_of(config, "corpus.phases")
+    for k, phase in enumerate(phases if isinstance(phases, ListConfig) else ()):
+        if not isinstance(phase, DictConfig) or set(phase) != {"tokens", "mixture"}:
+            yield f"corpus.phases[{k}]={phase} must have the keys tokens and mixture, and no other"
+        elif not _is_number(phase.tokens) or phase.tokens < 1:
+            yield f"corpus.phases[{k}].tokens={phase.tokens} must be a number of at least 1"
+
+
+def mixtures(config: DictConfig) -> dict[str, DictConfig]:
+    """The mixture and those of its phases, each under its dotted name."""
+    found = {"corpus.mixture": value_of(config, "corpus.mixture")}
+    phases = value_of(config, "corpus.phases")
+    for k in range(len(phases) if isinstance(phases, ListConfig) else 0):
+        found[f"corpus.phases[{k}].mixture"] = value_of(config, f"corpus.phases[{k}].mixture")
+    return {name: mixture for name, mixture in found.items() if isinstance(mixture, DictConfig)}
+
+
+def pair_faults(config: DictConfig) -> Iterator[str]:
+    """Settings that cannot go together."""
+    max_seqlen, tokens = _whole(config, "packing.max_seqlen"), _whole(config, "data.tokens_per_step")
+    context_length = _whole(config, "context_length")
+    devices, nodes = _whole(config, "trainer.devices"), _whole(config, "trainer.num_nodes")
+    if tokens and max_seqlen and tokens % max_seqlen:
+        yield (
+            f"data.tokens_per_step={tokens} is not a multiple of packing.max_seqlen={max_seqlen};"
+            f" the nearest is {max(1, round(tokens / max_seqlen)) * max_seqlen}"
+        )
+    elif tokens and max_seqlen and devices and nodes and (tokens // max_seqlen) % (devices * nodes):
+        yield (
+            f"{tokens // max_seqlen} sequences per step do not divide over {devices * nodes} ranks;"
+            " set data.tokens_per_step or trainer.devices"
+        )
+    if max_seqlen and context_length and max_seqlen > context_length:
+        yield (
+            f"packing.max_seqlen={max_seqlen} is beyond context_length={context_length}, which is what the"
+            " model will read; raise context_length or lower packing.max_seqlen"
+        )
+    lengths, tail = value_of(config, "evaluation.lengths"), _whole(config, "evaluation.perplexity.tail_tokens")
+    if _is_list_of_numbers(lengths):
+        if context_length and (beyond := [length for length in lengths if length > context_length]):
+            yield f"evaluation.lengths {beyond} are beyond context_length={context_length}; lower evaluation.lengths"
+        if tail and (short := [length for length in lengths if length <= tail]):
+            yield (
+                f"evaluation.lengths {short} are not above evaluation.perplexity.tail_tokens={tail}, the tokens that"
+                " are scored at every length; lower tail_tokens"
+            )
+    if value_of(config, "strategy.name") == "single" and devices and nodes and devices * nodes > 1:
+        yield f"trainer.devices={devices} with strategy=single; set strategy=ddp or strategy=fsdp"
+
+
+def value_of(config: DictConfig, name: str) -> Any:
+    """The value of a dotted key; None where it is missing, leads nowhere or is not there."""
+    try:
+        return OmegaConf.select(config, name)
+    except OmegaConfBaseException:
+        return None
+
+
+def _whole(config: DictConfig, name: str) -> int | None:
+    value = value_of(config, name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list_of_numbers(value: Any) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, ListConfig) and all(_is_number(item) for item in value)

@@ -1,0 +1,243 @@
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batch import Batch, num_targets
+from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+from datamodules.corpora.files import FileCorpus
+from datamodules.packing.concat_chunk import ConcatChunk
+from tests.datamodules.toy import Texts, make_texts, make_tokenizer, write_jsonl
+
+T = 32
+TEXTS = {"short": ["tiny"] * 400, "long": make_texts(30, seed=1), "validation": make_texts(8, seed=2)}
+
+
+def make_module(folder: Path, *, rank: int = 0, world_size: int = 1, step: int = 0, **changes) -> Any:
+    """The data module of one rank, as the trainer would see it after `step` optimizer steps."""
+    corpora = {}
+    for name, texts in TEXTS.items():
+        if not (folder / f"{name}.jsonl").exists():
+            write_jsonl(folder / f"{name}.jsonl", texts)
+        corpora[name] = FileCorpus(str(folder / f"{name}.jsonl"))
+    options = {
+        "sources": {"short": corpora["short"], "long": corpora["long"]},
+        "validation": corpora["validation"],
+        "packing": ConcatChunk(max_seqlen=T),
+        "tokens_per_step": 8 * T,
+        "micro_batch_size": 3,
+        "max_steps": 64,
+        "cache_dir": str(folder / "cache"),
+        "seed": 7,
+    }
+    module = ContinuedPretrainingDataModule(**options | changes)
+    module.tokenizer = make_tokenizer()
+    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, global_step=step)  # type: ignore[assignment]
+    return module
+
+
+def ready(folder: Path, **changes) -> Any:
+    module = make_module(folder, **changes)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def rows_of(batches: list[Batch]) -> list[tuple[int, ...]]:
+    return [tuple(row) for batch in batches for row in batch["input_ids"].tolist()]
+
+
+def test_training_rows_are_the_tokenized_documents_one_after_the_other(tmp_path: Path):
+    module = ready(tmp_path, mixture={"long": 1.0})
+    tokenizer = module.tokenizer
+    documents = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS["long"]]
+    order = np.random.default_rng((7, 0)).permutation(len(documents))
+    stream = [token for document in order for token in documents[document]]
+    found = [token for step in module.train_dataloader() for row in rows_of(step) for token in row]
+    assert len(found) == 64 * 8 * T
+    size = min(len(stream), len(found))
+    assert found[:size] == stream[:size]
+
+
+def test_step_holds_all_its_sequences_in_micro_batches(tmp_path: Path):
+    steps = list(ready(tmp_path).train_dataloader())
+    assert len(steps) == 64
+    assert {tuple(tuple(batch["input_ids"].shape) for batch in step) for step in steps} == {((3, T), (3, T), (2, T))}
+
+
+def test_mixture_is_a_share_of_tokens_however_long_the_documents_are(tmp_path: Path):
+    """Documents of two tokens and of hundreds, 3:1; by document it would be far off."""
+    module = ready(tmp_path, mixture={"short": 3, "long": 1}, token_policy=None)
+    tiny = {*module.tokenizer("tiny")["input_ids"], module.tokenizer.eos_token_id}
+    tokens = Counter()
+    for step in module.train_dataloader():
+        for row in rows_of(step):
+            tokens["short" if set(row) <= tiny else "long"] += T
+    assert tokens.total() == 64 * 8 * T
+    assert abs(tokens["short"] / tokens.total() - 0.75) < 0.005
+
+
+def test_without_a_mixture_sources_weigh_their_tokens(tmp_path: Path):
+    module = ready(tmp_path)
+    sizes = {name: module.prepare_store(name).num_tokens for name in ("short", "long")}
+    assert module.data.mixture.ratios == pytest.approx({name: n / sum(sizes.values()) for name, n in sizes.items()})
+
+
+@pytest.mark.parametrize(("world_size", "num_workers"), [(2, 0), (4, 0), (2, 2)])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+def test_ranks_and_workers_share_out_the_same_steps(tmp_path: Path, world_size: int, num_workers: int):
+    alone = list(ready(tmp_path, max_steps=4).train_dataloader())
+    ranks = [
+        list(ready(tmp_path, rank=r, world_size=world_size, num_workers=num_workers, max_steps=4).train_dataloader())
+        for r in range(world_size)
+    ]
+    for step in range(4):
+        shares = [rows_of(steps[step]) for steps in ranks]
+        assert {len(share) for share in shares} == {8 // world_size}
+        interleaved = [row for rows in zip(*shares, strict=True) for row in rows]
+        assert interleaved == rows_of(alone[step])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_resumed_run_sees_what_the_uninterrupted_one_would_have_seen(tmp_path: Path, world_size: int):
+    whole = [sorted(rows_of(step)) for step in ready(tmp_path, max_steps=6).train_dataloader()]
+    state = ready(tmp_path, max_steps=6, step=2).state_dict()
+    assert state == {"sequences_consumed": 16}
+    ranks = []
+    for rank in range(world_size):
+        module = ready(tmp_path, max_steps=6, rank=rank, world_size=world_size)
+        module.load_state_dict(state)
+        ranks.append([rows_of(step) for step in module.train_dataloader()])
+    merged = [sorted(row for share in shares for row in share) for shares in zip(*ranks, strict=True)]
+    assert merged == whole[2:]
+
+
+def test_state_survives_a_round_trip_without_a_trainer(tmp_path: Path):
+    module = make_module(tmp_path)
+    module.trainer = None
+    assert module.state_dict() == {"sequences_consumed": 0}
+    module.load_state_dict({"sequences_consumed": 24})
+    assert module.state_dict() == {"sequences_consumed": 24}
+
+
+def test_state_of_another_step_size_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"consumed 24 sequences, no whole number of steps of 16; resume with its own"):
+        make_module(tmp_path, tokens_per_step=16 * T).load_state_dict({"sequences_consumed": 24})
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_validation_gives_every_rank_as_many_batches_and_scores_each_row_once(
+    tmp_path: Path, num_rows: int, world_size: int
+):
+    alone = list(ready(tmp_path, validation_sequences=num_rows).val_dataloader())
+    ranks = [
+        list(ready(tmp_path, validation_sequences=num_rows, rank=r, world_size=world_size).val_dataloader())
+        for r in range(world_size)
+    ]
+    shapes = [[tuple(batch["input_ids"].shape) for batch in batches] for batches in ranks]
+    assert all(shape == shapes[0] for shape in shapes), "a rank with fewer batches would hang the others"
+    assert sum(num_targets(batch) for batches in ranks for batch in batches) == num_rows * (T - 1)
+    labels = torch.cat([batch["labels"] for batches in ranks for batch in batches])
+    scored = [tuple(row) for row in labels.tolist() if max(row) >= 0]
+    assert sorted(scored) == sorted(rows_of(alone))
+
+
+def test_small_validation_corpus_is_not_read_twice(tmp_path: Path):
+    module = ready(tmp_path, validation_sequences=10_000)
+    store = module.prepare_store("validation")
+    assert len(module.validation_data) == store.num_tokens // T
+    seen = Counter()
+    for i in range(len(module.validation_data)):
+        for document, start, end in module.validation_data.provenance(i)[1]:
+            seen.update((document, place) for place in range(start, end))
+    assert set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("changes", [{"validation": None}, {"validation_sequences": 0}])
+def test_validation_can_be_left_out(tmp_path: Path, changes: dict):
+    assert ready(tmp_path, **changes).val_dataloader() == []
+
+
+def test_setup_reads_no_corpus_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make_module(tmp_path).prepare_data()
+    module = make_module(tmp_path)
+    monkeypatch.setattr(FileCorpus, "texts", lambda self: pytest.fail("the corpus was read again"))
+    module.prepare_data()
+    module.setup()
+    assert len(module.data) == 64 * 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens_per_step": 8 * T + 1}, r"tokens_per_step=257 is not a multiple of max_seqlen=32; set data\.tokens"),
+        ({"mixture": {"short": 1, "lnog": 1}}, r"corpus\.mixture names \['lnog'\], but corpus\.sources are"),
+        ({"sources": {"validation": Texts(["a"])}}, "a source cannot be called 'validation'"),
+    ],
+)
+def test_wrong_argument_is_refused_at_once(tmp_path: Path, changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        make_module(tmp_path, **changes)
+
+
+def test_ranks_that_do_not_divide_a_step_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="8 sequences per step do not divide over 3 ranks"):
+        ready(tmp_path, world_size=3).train_dataloader()
+
+
+class Recorder(pl.LightningModule):
+    """Trains one weight and writes down the rows of each optimizer step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.steps: list[list[tuple[int, ...]]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=0.1)
+
+    def training_step(self, batches: list[Batch], batch_idx: int) -> None:
+        self.steps.append(rows_of(batches))
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.weight.sum())
+        optimizer.step()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / f"{self.global_step}.ckpt")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pass
+
+
+def fit(folder: Path, *, checkpoint: Path | None = None) -> Recorder:
+    data = make_module(folder, max_steps=6)
+    data.trainer = None
+    module = Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*dataloader is not resumable")
+def test_lightning_resumes_with_the_next_step_and_stops_at_the_last(tmp_path: Path):
+    whole = fit(tmp_path)
+    resumed = fit(tmp_path, checkpoint=tmp_path / "2.ckpt")
+    assert len(whole.steps) == 6
+    assert resumed.steps == whole.steps[2:]

@@ -1,0 +1,150 @@
+"""`python -m recipes.train` in processes of its own, on a tiny model and a text of a few kilobytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_modules.checkpointing import newest_checkpoint, step_of
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "demo/base"
+MAX_STEPS = 60
+
+
+def tiny_words(folder: Path, *, dropout: float = 0.2, **trainer: object) -> list[str]:
+    """A recipe of seconds whose text and token stores live in `folder`; it has dropout and validates on the way."""
+    trainer = {"checkpoint_every_n_steps": 10, "devices": 1, **trainer}
+    text = folder / "text.jsonl"
+    if not text.exists():
+        rng = random.Random(7)
+        words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 7))) for _ in range(300)]
+        documents = [" ".join(rng.choices(words, k=rng.randint(10, 200))) for _ in range(60)]
+        text.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents), encoding="utf-8")
+    return [
+        f"recipe={RECIPE}",
+        "corpus=local",
+        f"corpus.sources.documents.path={text}",
+        "corpus.mixture={documents: 1.0}",
+        f"corpus.validation={{_target_: datamodules.corpora.files.FileCorpus, path: {text}, text_field: text}}",
+        f"model.tokenizer.corpus.path={text}",
+        "model.tokenizer.vocab_size=300",
+        "model.source.settings.vocab_size=300",
+        "model.source.settings.hidden_size=32",
+        "model.source.settings.intermediate_size=64",
+        "model.source.settings.num_hidden_layers=2",
+        f"+model.source.settings.attention_dropout={dropout}",
+        "context_length=64",
+        "data.tokens_per_step=256",
+        "data.micro_batch_size=1",
+        f"data.max_steps={MAX_STEPS}",
+        "data.validation_sequences=2",
+        "precision=fp32",
+        "lr_schedule.warmup_steps=5",
+        "evaluation.lengths=[64]",
+        "evaluation.perplexity.tail_tokens=16",
+        "trainer.accelerator=cpu",
+        "trainer.num_threads=1",
+        "trainer.log_every_n_steps=1",
+        "trainer.validate_every_n_steps=25",
+        *(f"trainer.{key}={value}" for key, value in trainer.items()),
+        f"cache_dir={folder / 'cache'}",
+    ]
+
+
+def start(words: list[str], output_dir: Path) -> subprocess.Popen[str]:
+    """Start training in a process group of its own."""
+    command = [sys.executable, "-m", "recipes.train", *words, f"output_dir={output_dir}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@contextmanager
+def started(words: list[str], output_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """As `start`, and nothing of the process group is left at the end."""
+    process = start(words, output_dir)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def train(words: list[str], output_dir: Path) -> Path:
+    """Train to the end; returns the run's folder, with what was printed beside it in `stdout` and `stderr`."""
+    with started(words, output_dir) as process:
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    run = latest(output_dir)
+    (run / "stdout").write_text(out)
+    (run / "stderr").write_text(err)
+    return run
+
+
+def latest(output_dir: Path) -> Path:
+    return (output_dir / RECIPE / "latest").resolve()
+
+
+def run_folders(output_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in (output_dir / RECIPE).glob("2*/run.json"))
+
+
+def wait_for_step(process: subprocess.Popen[str], output_dir: Path, step: int) -> None:
+    """Until a checkpoint of at least this step is complete."""
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        link = output_dir / RECIPE / "latest"
+        newest = newest_checkpoint(link / "checkpoints") if link.exists() else None
+        if newest is not None and step_of(newest) >= step:
+            return
+        time.sleep(0.005)
+    raise TimeoutError(f"no checkpoint of step {step} in {output_dir}")
+
+
+def kill_after_step(words: list[str], output_dir: Path, step: int) -> int:
+    """Train, kill the whole process group at some moment after a checkpoint; returns the newest checkpoint's step."""
+    delay = random.uniform(0.0, 0.25)
+    print(f"to be killed {delay:.3f} s after the checkpoint of step {step}")
+    with started(words, output_dir) as process:
+        wait_for_step(process, output_dir, step)
+        time.sleep(delay)
+        assert process.poll() is None, "the run was over before it could be killed; give it more steps"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
+    newest = newest_checkpoint(latest(output_dir) / "checkpoints")
+    assert newest is not None
+    assert step <= step_of(newest) < MAX_STEPS
+    return step_of(newest)
+
+
+def losses(run: Path, tag: str = "train/loss") -> dict[int, list[float]]:
+    """Step -> the losses written for it, in the order of writing; a step trained again has two."""
+    found: dict[int, list[float]] = {}
+    files = sorted((run / "tensorboard").glob("events.*"), key=lambda file: file.stat().st_mtime_ns)
+    for file in files:
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        events.Reload()
+        for event in events.Scalars(tag) if tag in events.Tags()["scalars"] else []:
+            found.setdefault(event.step, []).append(event.value)
+    return found
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = newest_checkpoint(run / "checkpoints")
+    assert newest is not None
+    assert step_of(newest) == MAX_STEPS
+    return torch.load(newest, map_location="cpu", weights_only=True)["state_dict"]

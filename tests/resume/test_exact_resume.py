@@ -1,0 +1,92 @@
+"""A killed run, started again by the same command, computes what it would have computed, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.checkpointing import newest_checkpoint, step_of
+from tests.resume.recipe_runs import (
+    MAX_STEPS,
+    kill_after_step,
+    latest,
+    losses,
+    run_folders,
+    started,
+    tiny_words,
+    train,
+    wait_for_step,
+    weights,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("text")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_words(folder), tmp_path_factory.mktemp("uninterrupted"))
+
+
+def assert_continued_exactly(run: Path, uninterrupted: Path, *, resumed_at: int) -> None:
+    expected, found = losses(uninterrupted), losses(run)
+    assert sorted(expected) == sorted(found) == list(range(1, MAX_STEPS + 1))
+    for step, (loss,) in expected.items():
+        assert set(found[step]) == {loss}, f"step {step}: {found[step]} instead of {loss}"
+    assert len(found[resumed_at]) == 1
+    assert {step: set(values) for step, values in losses(run, "val/loss").items()} == {
+        step: set(values) for step, values in losses(uninterrupted, "val/loss").items()
+    }
+    ours, theirs = weights(run), weights(uninterrupted)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    lines = (run / "stderr").read_text().splitlines()
+    assert [line.split("  ")[0] for line in lines if line] == ["train", "train"]  # no hints of third parties
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_run_goes_on_bit_for_bit(num_workers: int, folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    words = [*tiny_words(folder), f"data.num_workers={num_workers}"]
+    resumed_at = kill_after_step(words, tmp_path, 20)
+    # At once: loader workers of the killed process may still be there.
+    run = train(words, tmp_path)
+    assert run_folders(tmp_path) == [run]
+    assert_continued_exactly(run, uninterrupted, resumed_at=resumed_at)
+
+
+def test_sigterm_saves_the_step_at_hand_and_exits_75_to_go_on_bit_for_bit(
+    folder: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    words = tiny_words(folder, checkpoint_every_n_steps=13)
+    with started(words, tmp_path) as process:
+        wait_for_step(process, tmp_path, 13)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 75, out + err
+    newest = newest_checkpoint(latest(tmp_path) / "checkpoints")
+    assert newest is not None
+    assert f"stopped by SIGTERM after step {step_of(newest)}, which is saved" in err
+    assert "Traceback" not in err
+    assert sorted(losses(latest(tmp_path)))[-1] == step_of(newest)
+    run = train(words, tmp_path)
+    assert run_folders(tmp_path) == [run]
+    assert_continued_exactly(run, uninterrupted, resumed_at=step_of(newest))
+    assert len(list((run / "checkpoints").iterdir())) == 2  # trainer.keep_checkpoints, over both processes
+
+
+def test_run_prints_its_progress_and_no_hints_of_third_parties(uninterrupted: Path) -> None:
+    assert (uninterrupted / "stdout").read_text().splitlines()[0] == f"trained: {uninterrupted}"
+    lines = (uninterrupted / "stderr").read_text().splitlines()
+    lines = [line for line in lines if line and not line.startswith("tokenise ")]
+    assert [line.split("  ")[:2] for line in lines] == [["train", "1/60"], ["train", "60/60"]]
+    assert all(part in lines[-1] for part in ("  loss ", "  lr ", " tok/s"))

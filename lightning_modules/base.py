@@ -8,6 +8,7 @@ was measured); optimization is therefore manual, and one batch of the loader is 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -202,6 +203,11 @@ class CausalLMModule(pl.LightningModule):
         }
         if self.logger is not None:
             self.logger.log_metrics(numbers, step=step + 1)
+        if self.trainer.is_global_zero:
+            logging.getLogger(__name__).info(
+                "step %d/%d: loss %.4f, lr %.3g, gradient norm %.3g, %.0f tokens/s",
+                *(step + 1, self.max_steps, losses["loss"], lr, gradient_norm, numbers["train/tokens_per_second"]),
+            )
         progress = {"loss": losses["loss"], "lr": lr, "tok/s": numbers["train/tokens_per_second"]}
         self.log_dict(progress, prog_bar=True, logger=False)
 

@@ -47,6 +47,7 @@ def quiet() -> None:
         ".*is a wildcard .*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # ours is the one that should run
+        ".*smaller than the logging interval.*",
         ".*dataloader is not resumable.*",  # the sampler resumes
         ".*It is recommended to use .*sync_dist=True.*",  # PositionLoss has summed over ranks
     ):

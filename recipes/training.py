@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
     data, module = build_data(config), build_module(config)
     data.prepare_data()  # text that cannot be read is said before there is a run
     run = open_run(config)
+    started = time.monotonic()
     with released_on_error(), logged_to(run.path / "log.txt"):
         trainer = build_trainer(config, run.path)
         try:
@@ -47,13 +49,23 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
     if trainer.is_global_zero:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-        run.update(steps=trainer.global_step)
+        seconds = run.info().get("seconds", 0) + round(time.monotonic() - started)
+        run.update(steps=trainer.global_step, seconds=seconds, hardware=hardware())
     return RunFolder(run.path, newest_checkpoint(run.checkpoints)), trainer.is_global_zero
+
+
+def hardware() -> str:
+    """What the run computed on, for its record."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
 
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Copy log records of every library to a file meanwhile."""
+    """Copy log records meanwhile to a file: ours from INFO on, those of libraries from WARNING."""
+    for package in ("recipes", "datamodules", "lightning_modules"):
+        logging.getLogger(package).setLevel(logging.INFO)
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -34,7 +34,10 @@ OPEN_MAPPINGS = (
     "data.sources",
     "model.source.settings",
 )
-CALLER_ARGUMENTS = {"lightning_modules.optim.adamw.adamw": {"model"}}
+CALLER_ARGUMENTS = {
+    "lightning_modules.optim.adamw.adamw": {"model"},
+    "lightning_modules.optim.muon.muon": {"model"},
+}
 """Arguments that the code passes itself to a `_partial_` target."""
 
 KINDS = {

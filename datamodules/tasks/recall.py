@@ -47,7 +47,7 @@ class RecallFormat:
 
 
 def load_words() -> list[str]:
-    """The 512 keys and values: frequent nouns, verbs and adjectives of the corpus `classics`, most frequent first.
+    """The 128 keys and values: frequent nouns, verbs and adjectives of the corpus `classics`, most frequent first.
 
     Each has 3 to 8 letters and is one token, with its leading space, to a byte-level BPE of 4096 entries trained on
     that corpus.
@@ -78,7 +78,7 @@ class RecallDocuments:
         min_words: Shortest document in words; a word is what stands between whitespace.
         max_words: Longest document in words.
         min_density: Smallest share of a document's words that belong to statements.
-        max_density: Largest such share, at most 1. Keys do not repeat, so long documents have at most 512 facts.
+        max_density: Largest such share, at most 1. Keys do not repeat, so long documents have at most 128 facts.
         echoed: Share of documents that are a list of words and its repetition, 0..1.
         seed: Not negative.
         format: The wording.

@@ -73,13 +73,13 @@ def prepare_store(
         ValueError: The corpus cannot be read or is empty, or the policy names a token that the tokenizer lacks.
     """
     _check_policy(policy, tokenizer)
-    folder = cache_dir / f"{name}-{store_key(corpus, tokenizer, policy)}"
+    folder = cache_dir / store_key(corpus, tokenizer, policy)  # sources of the same text share it
     if folder.is_dir():
         return TokenStore(folder)
     with locked(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():  # another process made it while we waited
             return TokenStore(folder)
-        meta = {"name": name, "corpus": corpus.fingerprint(), "policy": asdict(policy), "num_empty_documents": 0}
+        meta = {"corpus": corpus.fingerprint(), "policy": asdict(policy), "num_empty_documents": 0}
         documents = _tokenised(_not_empty(corpus.texts(), meta), tokenizer, policy)
         if progress:
             documents = _with_progress(documents, f"tokenise {name}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.rope.methods import RopeMethod
 from lightning_modules.rope.patch import apply_rope_method, assert_rope
@@ -35,10 +35,14 @@ class RotaryPatching(Callback):
         self.rope_parameters = apply_rope_method(model, self.method, self.context_length)
         # Some strategies restore a checkpoint before this hook and some after it.
         self._refuse_other_checkpoint()
-        rank_zero_info(
-            f"RoPE: {self.method} for context_length={self.context_length} gives rope_parameters="
-            f"{self.rope_parameters}, max_position_embeddings={model.config.max_position_embeddings}"
-        )
+        if trainer.is_global_zero:
+            logging.getLogger(__name__).info(
+                "RoPE: %s for context_length=%d gives rope_parameters=%s, max_position_embeddings=%d",
+                self.method,
+                self.context_length,
+                self.rope_parameters,
+                model.config.max_position_embeddings,
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = _causal_lm(pl_module)

@@ -40,6 +40,7 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
         table=comparison_table(read_scores(scores)) if scores.exists() else "Not evaluated yet.",
         facts={
             "steps": info.get("steps"),
+            "trained in": f"{info.get('seconds', 0) / 60:.1f} minutes on {info.get('hardware', 'unknown')}",
             "tokens": info["mechanism"]["data.tokens_per_step"] * info.get("steps", 0),
             "context length": config.context_length,
             "versions": ", ".join(f"{name} {number}" for name, number in info["versions"].items()),

@@ -30,9 +30,9 @@ def test_default_statement_is_question_answer_and_full_stop():
     assert wording.words_per_statement == 5
 
 
-def test_words_are_512_different_lower_case_words():
+def test_words_are_128_different_lower_case_words():
     words = load_words()
-    assert len(words) == len(set(words)) == 512
+    assert len(words) == len(set(words)) == 128
     assert all(re.fullmatch("[a-z]{3,8}", word) for word in words)
     assert not {"the", "and", "that", "not", "for"} & set(words)
 
@@ -108,7 +108,7 @@ def test_a_document_depends_on_seed_and_index_alone():
 def test_facts_never_outnumber_the_words():
     haystack = [make_haystack(9000, 0)]
     document = make_documents(haystack=haystack, min_words=9000, max_words=9000, min_density=1.0)[0]
-    assert len(STATED.findall(document)) == 2 * 512
+    assert len(STATED.findall(document)) == 2 * 128
 
 
 def test_an_echoed_share_of_documents_is_a_word_list_said_twice():

@@ -33,6 +33,8 @@ def build(node: Any, **extra: Any) -> Any:
     """Instantiate one node; what its constructor complains about is the user's to fix, so no wrapping hides it."""
     from hydra.errors import InstantiationException
 
+    if OmegaConf.is_config(node):  # `instantiate` would resolve what `${…}` leads to in place, in the caller's tree
+        node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
     try:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
@@ -126,7 +126,7 @@ def _composed_once(folder: Path, words: tuple[str, ...]) -> Composed:
 
     OmegaConf.register_new_resolver("bundled", _bundled, replace=True)
     OmegaConf.register_new_resolver("product", lambda a, b: round(float(a) * float(b)), replace=True)
-    OmegaConf.register_new_resolver("octaves", lambda length: [int(length) // k for k in (8, 4, 2, 1)], replace=True)
+    OmegaConf.register_new_resolver("octaves", _octaves, replace=True)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder), version_base="1.3"):
         full = hydra_compose("config", overrides=list(words), return_hydra_config=True)
@@ -212,6 +212,11 @@ def _package_folder(package: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+def _octaves(length: int) -> ListConfig:
+    """An eighth, a quarter, a half and the whole of a length."""
+    return OmegaConf.create([int(length) // part for part in (8, 4, 2, 1)])
 
 
 def _bundled(name: str) -> str:

@@ -10,8 +10,7 @@ from recipes.cli import main
 def evaluate(config: DictConfig) -> None:
     """Evaluate the run that `checkpoint` names (default: the recipe's newest finished one) beside its base model."""
     from recipes.build import build_tokenizer, quiet
-    from recipes.evaluating import BASE, TRAINED, UNTRAINED, Evaluation, base_model, report, trained_model
-    from recipes.evaluating import untrained_model as untrained
+    from recipes.evaluating import TRAINED, Evaluation, report, starting_scores, trained_model
     from recipes.run_folder import find_run
 
     quiet()
@@ -19,8 +18,7 @@ def evaluate(config: DictConfig) -> None:
     assert run.checkpoint is not None
     evaluation = Evaluation(config, build_tokenizer(config))
     variants = [
-        evaluation.scores(base_model(config), BASE),
-        evaluation.scores(untrained(config), UNTRAINED),
+        *starting_scores(config, evaluation),
         evaluation.scores(trained_model(config, run.checkpoint), TRAINED),
     ]
     print(report(config, variants, run.path))

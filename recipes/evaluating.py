@@ -16,6 +16,7 @@ from datamodules.tokens.tokenise import TokenPolicy, prepare_store
 from lightning_modules.attention.layout import DocumentLayout
 from lightning_modules.checkpointing import load_weights
 from lightning_modules.evaluation.scoring import needle_recall, perplexity_by_length
+from lightning_modules.loading import ModelFromScratch
 from lightning_modules.rope.patch import apply_rope_method
 from recipes.build import COMPUTE_DTYPES, build, build_rope, build_source
 from recipes.reporting.figures import plot_needles, plot_perplexity
@@ -90,6 +91,16 @@ def untrained_model(config: DictConfig) -> PreTrainedModel:
     model = base_model(config)
     apply_rope_method(model, build_rope(config), config.context_length)
     return model
+
+
+def starting_scores(config: DictConfig, evaluation: Evaluation) -> list[VariantScores]:
+    """The base model as it is, and with the recipe's RoPE untrained; nothing where the recipe starts from scratch."""
+    if isinstance(build_source(config), ModelFromScratch):
+        return []
+    return [
+        evaluation.scores(base_model(config), BASE),
+        evaluation.scores(untrained_model(config), UNTRAINED),
+    ]
 
 
 def trained_model(config: DictConfig, checkpoint: Path) -> PreTrainedModel:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lightning_modules.loading import ModelFromScratch, PretrainedModel
-from recipes.build import build_source, build_tokenizer, quiet
-from recipes.evaluating import BASE, TRAINED, UNTRAINED, Evaluation, base_model, report, untrained_model
+from lightning_modules.loading import PretrainedModel
+from recipes.build import build_tokenizer, quiet
+from recipes.evaluating import TRAINED, Evaluation, report, starting_scores
 from recipes.exporting.run import export_run, write_card
-from recipes.reporting.tables import VariantScores
 from recipes.run_folder import close_run
 from recipes.training import train_run
 
@@ -28,10 +27,7 @@ def run_recipe(config: DictConfig) -> tuple[Path, str] | None:
     run, first = train_run(config)
     if not first:
         return None
-    variants: list[VariantScores] = []
-    if not isinstance(build_source(config), ModelFromScratch):
-        variants.append(evaluation.scores(base_model(config), BASE))
-        variants.append(evaluation.scores(untrained_model(config), UNTRAINED))
+    variants = starting_scores(config, evaluation)
     exported = PretrainedModel(str(export_run(config, run)), attention=config.attention.name)
     variants.append(evaluation.scores(exported.load(), TRAINED))
     table = report(config, variants, run.path)

@@ -231,7 +231,7 @@ def _built(node: Any) -> Any:
     from hydra.utils import instantiate
 
     try:
-        return instantiate(node, _convert_="all")
+        return instantiate(OmegaConf.create(OmegaConf.to_container(node, resolve=True)), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError | TypeError | OSError):
             raise error.__cause__ from error

@@ -48,9 +48,7 @@ def muon(
     vectors = [p for p in trainable if p.ndim != 2]
     beta1, beta2 = betas
     return MuonAndAdamW(
-        torch.optim.Muon(
-            matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(
             [{"params": decayed, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=lr,

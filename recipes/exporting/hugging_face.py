@@ -36,7 +36,11 @@ def export_hugging_face(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
+    converted: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, which is written once
+    state = {
+        name: converted.setdefault(tensor.data_ptr(), tensor.detach().to(dtype))
+        for name, tensor in model.state_dict().items()
+    }
     with torch.device("meta"):
         shell = type(model)(copy.deepcopy(model.config))
         shell.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  # save_pretrained writes the shell's dtype

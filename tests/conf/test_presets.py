@@ -26,10 +26,6 @@ MECHANISM = (
     "stage",
     "rope",
     "attention",
-    "optimizer.betas",
-    "optimizer.eps",
-    "optimizer.weight_decay",
-    "optimizer.decay_norms",
     "lr_schedule.min_lr_ratio",
     "corpus.mixture",
     "data.token_policy",
@@ -129,7 +125,8 @@ def test_scale_changes_sizes_only(preset: str) -> None:
 def mechanism(config: DictConfig) -> dict[str, Any]:
     found = {key: OmegaConf.select(config, key) for key in MECHANISM}
     assert None not in found.values()
-    return {**found, "packing": config.packing._target_, "optimizer": config.optimizer._target_}
+    optimizer = {key: value for key, value in config.optimizer.items() if key != "lr"}
+    return {**found, "packing": config.packing._target_, "optimizer": optimizer}
 
 
 def files(config: DictConfig) -> list[str]:

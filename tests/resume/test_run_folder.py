@@ -196,9 +196,15 @@ def test_forked_loader_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     stopped = stopped_run(make_config(tmp_path))
     open_run(make_config(tmp_path))
     context = multiprocessing.get_context("fork")
-    ends = context.Event()
-    worker = context.Process(target=ends.wait)
+    begun, ends = context.Event(), context.Event()
+
+    def work() -> None:
+        begun.set()
+        ends.wait()
+
+    worker = context.Process(target=work)
     worker.start()
+    assert begun.wait(timeout=30)  # from here on the fork is complete, with what it closes in the child
     forget()
     try:
         assert open_run(make_config(tmp_path)).path == stopped.path

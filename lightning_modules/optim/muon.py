@@ -39,7 +39,7 @@ def muon(
         momentum: Muon's.
     """
     outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    causal_lm = getattr(model, "causal_lm", model)
+    causal_lm: Any = getattr(model, "causal_lm", model)
     if hasattr(causal_lm, "get_output_embeddings") and (head := causal_lm.get_output_embeddings()) is not None:
         outside |= {id(p) for p in head.parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from lightning_modules.optim.muon import muon
 from tests.lightning_modules.tiny_models import tiny_model
 
-SETTINGS = {"lr": 3e-3, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"lr": 3e-3, "weight_decay": 0.1}
 
 
 def a_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import transformers
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -54,6 +55,7 @@ def quiet() -> None:
         ".*It is recommended to use .*sync_dist=True.*",  # PositionLoss has summed over ranks
     ):
         warnings.filterwarnings("ignore", message=message)
+    transformers.utils.logging.disable_progress_bar()  # a bar for each of 56 tensors says nothing to a user
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from recipes.cli import main
 
 NEXT = """next:
-  python -m recipes.run recipe={recipe} rope=linear                    another RoPE change, everything else equal
-  python -m recipes.run recipe=together_llama2_7b_32k/pretrain scale=toy   another paper's recipe on this model
-  tensorboard --logdir {folder}/tensorboard                            loss, loss by position, learning rate"""
+  {python} -m recipes.run recipe={recipe} rope=linear
+      another RoPE change, everything else equal
+  {python} -m recipes.run recipe=together_llama2_7b_32k/pretrain scale=toy
+      another paper's mechanism on the bundled model
+  {python} -m tensorboard.main --logdir {folder}/tensorboard
+      loss, loss by position, learning rate"""
 
 
 def run(config: DictConfig) -> None:
@@ -25,7 +31,13 @@ def run(config: DictConfig) -> None:
     print(f"needle heat-map        {folder}/figures/needle.png")
     print(f"numbers                {folder}/scores.json, scores.csv")
     print(f"exported model         {folder}/export")
-    print(NEXT.format(recipe=config.recipe_name, folder=folder))
+    print(NEXT.format(recipe=config.recipe_name, folder=folder, python=interpreter()))
+
+
+def interpreter() -> str:
+    """This Python as one types it: `.venv/bin/python` where it lies below the working folder, else `python`."""
+    running = Path(sys.executable)
+    return str(running.relative_to(Path.cwd())) if running.is_relative_to(Path.cwd()) else "python"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.batch import IGNORE_INDEX, PADDING_DOCUMENT
 from datamodules.mixture import Mixture
 from datamodules.packing.concat_chunk import ConcatChunk
-from datamodules.packing.plan import Segment
+from datamodules.packing.plan import PackingPlan, Segment
 from datamodules.tokens.store import TokenStore
 
 
@@ -48,7 +48,7 @@ class PackedDataset(Dataset[Sequence]):
         self.mixture = mixture
         self.packing = packing
         self.pad_token_id = pad_token_id
-        self.plans = {
+        self.plans: dict[str, PackingPlan] = {
             name: packing.plan(lengths=stores[name].lengths, seed=seed + 7919 * order)
             for order, name in enumerate(mixture.sources)
         }

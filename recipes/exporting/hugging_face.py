@@ -36,9 +36,9 @@ def export_hugging_face(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    converted: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, which is written once
+    converted: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor, which is written once
     state = {
-        name: converted.setdefault(tensor.data_ptr(), tensor.detach().to(dtype))
+        name: converted.setdefault((tensor.data_ptr(), tensor.shape), tensor.detach().to(dtype))
         for name, tensor in model.state_dict().items()
     }
     with torch.device("meta"):

@@ -82,6 +82,20 @@ def test_mixture_is_a_share_of_tokens_however_long_the_documents_are(tmp_path: P
     assert abs(tokens["short"] / tokens.total() - 0.75) < 0.005
 
 
+def test_phases_are_counted_in_tokens_and_come_before_the_mixture(tmp_path: Path):
+    window = 256 * T  # tokens of one window of the mixture
+    module = ready(
+        tmp_path, mixture={"long": 1.0}, phases=[{"tokens": window, "mixture": {"short": 1.0}}], max_steps=64
+    )
+    sources = [module.data.provenance(i)[0] for i in range(len(module.data))]
+    assert sources == ["short"] * 256 + ["long"] * 256
+
+
+def test_phase_of_an_unknown_source_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"names \['other'\]"):
+        make_module(tmp_path, mixture={"long": 1.0}, phases=[{"tokens": 1, "mixture": {"other": 1.0}}])
+
+
 def test_without_a_mixture_sources_weigh_their_tokens(tmp_path: Path):
     module = ready(tmp_path)
     sizes = {name: module.prepare_store(name).num_tokens for name in ("short", "long")}

@@ -24,8 +24,8 @@ def measure(rounded: bool) -> None:
         begun = time.perf_counter()
         for length in (padded_lengths(lengths) if rounded else lengths).tolist():
             shapes = ((1, 4, length, 64), (1, 2, length, 64), (1, 2, length, 64))
-            states = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
-            F.scaled_dot_product_attention(*states, is_causal=True, enable_gqa=True).sum().backward()
+            query, key, value = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+            F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).sum().backward()
         milliseconds = (time.perf_counter() - begun) / len(lengths) * 1e3
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{'rounded' if rounded else 'as they are':<12}{times:<8}{milliseconds:>10.2f}{peak:>12.0f}", flush=True)

@@ -3,8 +3,8 @@
 Cost is the sum of squared document lengths, in the memory of a fused kernel. Documents are gathered into blocks of
 equal padded length and scattered back. Few distinct lengths matter by themselves: oneDNN on a CPU compiles a kernel for
 every shape and keeps it (`python -m benchmarks.attention_shapes`: 200 lengths took 17 ms a call instead of 2.5, and
-1.3 GiB that stays), and cuDNN plans for every shape. The alternative is SDPA with a [B, 1, T, T] mask, which costs T^2 whatever the documents, and on
-a CPU keeps a float copy of the mask for every layer.
+1.3 GiB that stays), and cuDNN plans for every shape. The alternative is SDPA with a [B, 1, T, T] mask, which costs T^2
+whatever the documents, and on a CPU keeps a float copy of the mask for every layer.
 """
 
 from __future__ import annotations

@@ -1,25 +1,27 @@
-"""Print one recipe: what its paper and its differences are, every key it composes to, and what your words changed."""
+"""Print one recipe: its paper and its differences, every key, what your words changed, and what its RoPE means."""
 
 from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_modules.rope.methods.base import RopeMethod
 from recipes.cli import exit_status, help_printed
-from recipes.compose import Composed, compose, conf_folder
+from recipes.compose import Composed, ConfigError, compose, conf_folder, one_sentence
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def show(composed: Composed) -> str:
-    """The preset's header, the configuration with references followed, and the changes of the command line.
+    """The preset's header, the configuration with references followed, the changes of the command line, and RoPE.
 
     References to whole nodes stay references, as those nodes are printed in their own place, and so do bundled files,
-    which lie elsewhere on every machine.
+    which lie elsewhere on every machine. All but the configuration is comment, so that the whole reads as YAML.
     """
     config = composed.config
     changes = _changes(composed)
@@ -27,8 +29,51 @@ def show(composed: Composed) -> str:
         header(config.recipe_name),
         OmegaConf.to_yaml(OmegaConf.create({str(key): _shown(config, str(key)) for key in config})).rstrip(),
         "\n".join(["# The command line changed:", *(f"#   {change}" for change in changes)]) if changes else "",
+        "\n".join(f"# {line}".rstrip() for line in ["", *rope_lines(composed)]),
     ]
     return "\n".join(filter(None, parts))
+
+
+def rope_lines(composed: Composed) -> list[str]:
+    """What the recipe's RoPE means, or why that cannot be said."""
+    from recipes.reporting.base_rope import known_rope, whole_number
+    from recipes.reporting.rope_meaning import WIDTH, rope_meaning
+
+    config = composed.config
+    try:
+        known = known_rope(config)
+        context_length = whole_number(config, "context_length")
+        extended = _rope_method(config).extend(known.rope, context_length=context_length)
+        return rope_meaning(
+            composed.choices["rope"], known.rope, extended, context_length=context_length, sources=known.sources
+        ).splitlines()
+    except OmegaConfBaseException as error:  # before KeyError and ValueError, which some of them are too
+        faults = [one_sentence(error)]
+    except KeyError as error:
+        faults = [f"the rope_parameters of the model's config.json lack {error}"]
+    except (ValueError, TypeError) as error:
+        faults = str(error).splitlines()
+    return [line for fault in faults for line in textwrap.wrap(f"What this RoPE means cannot be said: {fault}", WIDTH)]
+
+
+def _rope_method(config: DictConfig) -> RopeMethod:
+    """The method of `rope`, without the imports of everything else that a run is made of.
+
+    Raises:
+        ConfigError: If its keys do not fit; all faults, one a line.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from recipes.validate import missing_keys, signature_faults
+
+    alone = OmegaConf.create({"rope": OmegaConf.to_container(config.rope, resolve=True)})
+    if faults := [*missing_keys(alone), *signature_faults(alone)]:
+        raise ConfigError("\n".join(faults))
+    try:
+        return instantiate(alone.rope, _convert_="all")
+    except InstantiationException as error:
+        raise (error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error) from error
 
 
 def header(preset: str) -> str:

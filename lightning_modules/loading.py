@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lightning_modules.attention.registry import register_attention_functions
+from lightning_modules.models.index.modeling import register_index
 
 
 @dataclass(frozen=True)
 class PretrainedModel:
     """A decoder of the Hugging Face hub or of a folder.
 
-    Code inside a checkpoint is never run (`trust_remote_code` stays off).
+    Code inside a checkpoint is never run, nor does transformers ask whether it may; Index-1.9B has code of ours.
 
     Args:
         name_or_path: Hub name or folder.
@@ -34,23 +36,30 @@ class PretrainedModel:
         Raises:
             ValueError: There is no such model, or it cannot be read.
         """
+        register_index()
         try:
-            return AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
-        except (OSError, ValueError) as error:
+            return AutoConfig.from_pretrained(self.name_or_path, revision=self.revision, trust_remote_code=False)
+        except (OSError, ValueError, StrictDataclassError) as error:  # the last: a length of 32768.0, for one
             raise ValueError(self._unreadable(error)) from error
 
     def load(self) -> PreTrainedModel:
         """The model with fp32 parameters; lower precision is the trainer's business, and RoPE tables stay fp32."""
         register_attention_functions()
+        register_index()
         try:
             return AutoModelForCausalLM.from_pretrained(
-                self.name_or_path, revision=self.revision, dtype=torch.float32, attn_implementation=self.attention
+                self.name_or_path,
+                revision=self.revision,
+                dtype=torch.float32,
+                attn_implementation=self.attention,
+                trust_remote_code=False,
             )
         except OSError as error:
             raise ValueError(self._unreadable(error)) from error
 
     def _unreadable(self, error: Exception) -> str:
-        reason = str(error).strip().splitlines()[0]
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        reason = " ".join(lines) if isinstance(error, StrictDataclassError) else lines[0]
         return f"model {self.name_or_path} cannot be read ({reason}); set model.source.name_or_path"
 
 
@@ -69,6 +78,7 @@ class ModelFromScratch:
     attention: str = "lcr_per_document"
 
     def config(self) -> PretrainedConfig:
+        register_index()
         return AutoConfig.for_model(**dict(self.settings))
 
     def load(self) -> PreTrainedModel:

@@ -23,7 +23,8 @@ class PretrainedTokenizer:
 
     def load(self) -> PreTrainedTokenizerBase:
         try:
-            return AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
+            # None, transformers' default, would ask on the terminal whether to run a repository's code.
+            return AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision, trust_remote_code=False)
         except Exception as error:  # of the network, the hub, JSON, and `tokenizers`, which raises plain `Exception`
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(

@@ -37,18 +37,45 @@ class CausalLMWithLoss(nn.Module):
         self.causal_lm = causal_lm
         self.loss_chunk_size = loss_chunk_size
 
-    def forward(self, batch: Batch) -> SummedLoss:
+    def forward(self, batch: Batch, *, window: int | None = None) -> SummedLoss:
+        """The loss of one micro-batch.
+
+        Args:
+            batch: B rows of T tokens.
+            window: Tokens of the fragments of a row that attention does not leave; None for whole rows. Targets are
+                those of the whole row either way.
+        """
         targets = shifted_targets(batch)  # [B, T]
+        layout = DocumentLayout.from_document_ids(batch["document_ids"], window=window)
         hidden_states = self.causal_lm.get_decoder()(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],
             use_cache=False,
-            document_ids=batch["document_ids"],
-            document_layout=DocumentLayout.from_document_ids(batch["document_ids"]),
+            document_ids=layout.document_ids,
+            document_layout=layout,
         ).last_hidden_state  # [B, T, H]
         head = self.causal_lm.get_output_embeddings()
         assert head is not None
         loss_sum, token_losses = chunked_linear_cross_entropy(
-            hidden_states.flatten(0, 1), head.weight, targets.flatten(), chunk_size=self.loss_chunk_size
+            hidden_states.flatten(0, 1), output_matrix(head), targets.flatten(), chunk_size=self.loss_chunk_size
         )
         return SummedLoss(loss_sum, token_losses.view_as(targets))
+
+
+def output_matrix(head: nn.Module) -> torch.Tensor:
+    """[V, H] that hidden states are multiplied with: the head's weight, or what a head of ours makes of it.
+
+    Index's head normalises its rows; the gradient then flows through the normalisation to the weight.
+
+    Args:
+        head: The output embeddings of a causal language model. Under FSDP2, call this in the forward that gathers them.
+
+    Raises:
+        ValueError: If an adapter is wrapped around the head, which this loss would not see.
+    """
+    if hasattr(head, "base_layer"):
+        raise ValueError("an adapter on the output head is not seen by the loss; take lm_head out of its targets")
+    matrix = getattr(head, "output_matrix", None)
+    weight = head.weight if matrix is None else matrix()
+    assert isinstance(weight, torch.Tensor)
+    return weight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,9 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from datamodules.corpora.base import Corpus
+from datamodules.length_schedules.rows import Rows, RowSchedule
+from datamodules.length_schedules.shapes import constant
+from datamodules.loader_workers import leave_sigterm_to_the_trainer
 from datamodules.mixture import Mixture, Phase
 from datamodules.packed_dataset import PackedDataset
 from datamodules.packing.concat_chunk import ConcatChunk
@@ -30,6 +35,8 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         mixture: Source -> share of the tokens; None weighs sources by their size.
         phases: Other mixtures for the beginning of the run, one after the other: `{"tokens": …, "mixture": {…}}`.
         packing: How documents fill a row.
+        length_schedule: How sequences change in length with the step; None trains on whole rows. Validation always
+            reads whole rows.
         tokens_per_step: Tokens of one optimizer step, over all micro-batches and ranks. The contract with the papers.
         micro_batch_size: Rows of one forward pass.
         max_steps: Optimizer steps of the run.
@@ -55,6 +62,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         validation: Corpus | None = None,
         validation_sequences: int = 8,
         token_policy: TokenPolicy | None = None,
+        length_schedule: RowSchedule | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -66,6 +74,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
             for phase in phases or ()
         ]
         self.packing = packing
+        self.length_schedule = length_schedule or constant(max_seqlen=packing.max_seqlen)
         self.tokens_per_step = tokens_per_step
         self.micro_batch_size = micro_batch_size
         self.max_steps = max_steps
@@ -76,6 +85,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         self.seed = seed
         self.consumed = 0
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.rows: Rows | None = None
         self.data: PackedDataset | None = None
         self.validation_data: PackedDataset | None = None
         if tokens_per_step % packing.max_seqlen:
@@ -86,6 +96,11 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
         mixed = {name for ratios in (self.ratios or {}, *(phase.ratios for phase in self.phases)) for name in ratios}
         if unknown := mixed - set(self.sources):
             raise ValueError(f"corpus.mixture names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
+        if self.phases and not self.length_schedule.keeps_phases:
+            raise ValueError(
+                "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"
+                " length_schedule"
+            )
         if "validation" in self.sources:
             raise ValueError("a source cannot be called 'validation', which is corpus.validation; rename the source")
 
@@ -111,23 +126,48 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         stores = {name: self.prepare_store(name) for name in self.sources}
         ratios = self.ratios or {name: store.num_tokens for name, store in stores.items()}
-        num_sequences = self.max_steps * self.sequences_per_step
-        self.data = self._packed(stores, ratios, num_sequences, self.phases)
+        mixture = Mixture(
+            dict(ratios), num_sequences=self.max_steps * self.sequences_per_step, seed=self.seed, phases=self.phases
+        )
+        self.rows = self.length_schedule.rows(
+            mixture,
+            lengths={name: store.lengths for name, store in stores.items()},
+            packing=self.packing,
+            seed=self.seed,
+            sequences_per_step=self.sequences_per_step,
+        )
+        if self._rank()[0] == 0:
+            for note in self.rows.notes:
+                print(f"note: {note}", file=sys.stderr, flush=True)
+                logging.getLogger(__name__).info(note)
+        self.data = PackedDataset(
+            stores,
+            mixture=self.rows.mixture,
+            packing=self.packing,
+            seed=self.seed,
+            plans=self.rows.plans,
+            sequence_lengths=self.rows.context_lengths if self.rows.cut else None,
+            sequences_per_step=self.sequences_per_step,
+        )
         if self.validation is not None and self.validation_sequences:
             store = self.prepare_store("validation")
             available = max(1, store.num_tokens // self.packing.max_seqlen)
             count = min(self.validation_sequences, available)
-            self.validation_data = self._packed({"validation": store}, {"validation": 1.0}, count)
+            alone = Mixture({"validation": 1.0}, num_sequences=count, seed=self.seed)
+            self.validation_data = PackedDataset(
+                {"validation": store}, mixture=alone, packing=self.packing, seed=self.seed
+            )
 
-    def _packed(
-        self,
-        stores: Mapping[str, TokenStore],
-        ratios: Mapping[str, float],
-        count: int,
-        phases: Sequence[Phase] = (),
-    ) -> PackedDataset:
-        mixture = Mixture(dict(ratios), num_sequences=count, seed=self.seed, phases=phases)
-        return PackedDataset(stores, mixture=mixture, packing=self.packing, seed=self.seed)
+    def context_length(self, step: int) -> int:
+        """Tokens of the longest sequence at a step, counted from 0; known after `setup`."""
+        assert self.rows is not None
+        return int(self.rows.context_lengths[step])
+
+    def attention_window(self, step: int) -> int | None:
+        """Tokens of the fragments of a row that attention stays within at a step; None for the whole row."""
+        assert self.rows is not None
+        length = self.context_length(step)
+        return length if self.rows.window and length < self.packing.max_seqlen else None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Yields list[Batch], this rank's micro-batches of one optimizer step."""
@@ -146,6 +186,7 @@ class ContinuedPretrainingDataModule(pl.LightningDataModule):
             collate_fn=step_collator(self.micro_batch_size),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_sigterm_to_the_trainer,
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 WINDOW = 256
+
+
+class Dealer(Protocol):
+    """Deals the sequences of a run to sources, as a pure function of their number."""
+
+    sources: list[str]
+    num_sequences: int
+
+    def locate(self, i: int) -> tuple[str, int]:
+        """The source of sequence i, and how many sequences of that source came before it."""
+        ...
 
 
 def normalised(ratios: dict[str, float]) -> dict[str, float]:
@@ -65,7 +76,7 @@ class Mixture:
             end = start + round(phase.num_sequences / WINDOW)
             shares[start:end] = self._shares(normalised(phase.ratios))
             start = end
-        self._before = _cumulative_counts(shares)
+        self._before = cumulative_counts(shares, np.full(num_windows, WINDOW))
 
     def _shares(self, ratios: dict[str, float]) -> np.ndarray:
         return np.array([ratios.get(name, 0.0) for name in self.sources])
@@ -75,30 +86,64 @@ class Mixture:
         if not 0 <= i < self.num_sequences:
             raise IndexError(f"sequence {i} of {self.num_sequences}")
         window, slot = divmod(i, WINDOW)
+        order = self._order(window)
+        source = int(order[slot])
+        return self.sources[source], int(self._before[window, source] + (order[:slot] == source).sum())
+
+    def dealt(self) -> np.ndarray:
+        """The source of every sequence, as its place in `sources`, [num_sequences] int64."""
+        windows = [self._order(window) for window in range(len(self._before) - 1)]
+        return np.concatenate([np.zeros(0, np.int64), *windows])[: self.num_sequences]
+
+    def _order(self, window: int) -> np.ndarray:
+        """The sources of one window's sequences, [WINDOW] int64."""
         counts = self._before[window + 1] - self._before[window]
         dealt = np.repeat(np.arange(len(self.sources)), counts)  # [WINDOW]
         number = np.arange(WINDOW) - np.repeat(np.cumsum(counts) - counts, counts)  # of a sequence within its source
         places = (number + np.random.default_rng((self.seed, window)).random(WINDOW)) / counts[dealt]
-        order = dealt[np.argsort(places)]
-        source = int(order[slot])
-        return self.sources[source], int(self._before[window, source] + (order[:slot] == source).sum())
+        return dealt[np.argsort(places)]
 
 
-def _cumulative_counts(shares: np.ndarray) -> np.ndarray:
-    """Sequences of each source before each window, [num_windows + 1, num_sources] int64, by largest remainder.
+class ListedOrder:
+    """Deals sequences as a list says.
 
     Args:
-        shares: [num_windows, num_sources], each window's ratios.
+        sources: Names.
+        dealt: [num_sequences] integers, the source of each sequence as its place in `sources`.
+    """
+
+    def __init__(self, sources: Sequence[str], dealt: np.ndarray) -> None:
+        self.sources = list(sources)
+        self.num_sequences = len(dealt)
+        self._dealt = dealt
+        order = np.argsort(dealt, kind="stable")
+        counts = np.bincount(dealt, minlength=len(self.sources))
+        self._number = np.empty(len(dealt), dtype=np.int64)
+        self._number[order] = np.arange(len(dealt)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def locate(self, i: int) -> tuple[str, int]:
+        """The source of sequence i, and how many sequences of that source came before it."""
+        if not 0 <= i < self.num_sequences:
+            raise IndexError(f"sequence {i} of {self.num_sequences}")
+        return self.sources[int(self._dealt[i])], int(self._number[i])
+
+
+def cumulative_counts(shares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Items of each kind before each window, [num_windows + 1, num_kinds] int64, by largest remainder.
+
+    Args:
+        shares: [num_windows, num_kinds], each window's ratios.
+        sizes: [num_windows] int64, items of each window over all kinds.
     """
     counts = np.zeros((len(shares) + 1, shares.shape[1]), dtype=np.int64)
-    for window, due in enumerate(np.cumsum(shares, axis=0) * WINDOW):
+    for window, due in enumerate(np.cumsum(shares * sizes[:, None], axis=0)):
         owed = np.maximum(due - counts[window], 0.0)
         dealt = np.floor(owed).astype(np.int64)
-        left = WINDOW - int(dealt.sum())
-        while left < 0:  # rounding dealt one too many, possible only when a source was ahead
+        left = int(sizes[window]) - int(dealt.sum())
+        while left < 0:  # rounding dealt one too many, possible only when a kind was ahead
             dealt[np.argmax(dealt)] -= 1
             left += 1
-        for source in np.argsort(-(owed - dealt), kind="stable")[:left]:
-            dealt[source] += 1
+        for kind in np.argsort(-(owed - dealt), kind="stable")[:left]:
+            dealt[kind] += 1
         counts[window + 1] = counts[window] + dealt
     return counts

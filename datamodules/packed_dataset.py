@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.batch import IGNORE_INDEX, PADDING_DOCUMENT
-from datamodules.mixture import Mixture
+from datamodules.mixture import Dealer
 from datamodules.packing.concat_chunk import ConcatChunk
-from datamodules.packing.plan import PackingPlan, Segment
+from datamodules.packing.plan import PackingPlan, Segment, source_plans
 from datamodules.tokens.store import TokenStore
 
 
@@ -33,25 +33,34 @@ class PackedDataset(Dataset[Sequence]):
         packing: How documents fill a row.
         seed: Orders the documents of each source.
         pad_token_id: Fills a row that its segments do not.
+        plans: Source -> the segments of its rows; None asks `packing`.
+        sequence_lengths: [num_steps], for each step the length of the sequences that its rows are cut into; None cuts
+            no row. A length divides `max_seqlen`.
+        sequences_per_step: Rows of one optimizer step.
     """
 
     def __init__(
         self,
         stores: Mapping[str, TokenStore],
         *,
-        mixture: Mixture,
+        mixture: Dealer,
         packing: ConcatChunk,
         seed: int,
         pad_token_id: int = 0,
+        plans: Mapping[str, PackingPlan] | None = None,
+        sequence_lengths: np.ndarray | None = None,
+        sequences_per_step: int = 1,
     ) -> None:
         self.stores = stores
         self.mixture = mixture
         self.packing = packing
         self.pad_token_id = pad_token_id
-        self.plans: dict[str, PackingPlan] = {
-            name: packing.plan(lengths=stores[name].lengths, seed=seed + 7919 * order)
-            for order, name in enumerate(mixture.sources)
-        }
+        self.sequence_lengths = sequence_lengths
+        self.sequences_per_step = sequences_per_step
+        if plans is None:
+            lengths = {name: stores[name].lengths for name in mixture.sources}
+            plans = source_plans(packing, lengths, sources=mixture.sources, seed=seed)
+        self.plans = plans
 
     def __len__(self) -> int:
         return self.mixture.num_sequences
@@ -61,6 +70,12 @@ class PackedDataset(Dataset[Sequence]):
         source, j = self.mixture.locate(i)
         return source, self.plans[source].segments(j)
 
+    def sequence_length(self, i: int) -> int:
+        """Tokens of the sequences that row i is cut into; the whole row's where it is not."""
+        if self.sequence_lengths is None:
+            return self.packing.max_seqlen
+        return int(self.sequence_lengths[i // self.sequences_per_step])
+
     def __getitem__(self, i: int) -> Sequence:
         source, segments = self.provenance(i)
         store, packing = self.stores[source], self.packing
@@ -69,11 +84,29 @@ class PackedDataset(Dataset[Sequence]):
         used = sum(lengths)
         padding = packing.max_seqlen - used
         tokens = np.concatenate([*pieces, np.full(padding, self.pad_token_id, dtype=np.int64)])
-        documents = np.repeat(np.arange(len(pieces)), lengths) if packing.document_mask else np.zeros(used, np.int64)
-        positions = np.concatenate([np.arange(n) for n in lengths]) if packing.reset_positions else np.arange(used)
+        cuts = np.arange(used) // self.sequence_length(i)  # [used], which sequence of the row
+        both = np.repeat(np.arange(len(pieces)), lengths) + cuts  # rises by 1 or 2 where either begins anew
         return Sequence(
             input_ids=tokens,
             labels=np.concatenate([tokens[:used], np.full(padding, IGNORE_INDEX, dtype=np.int64)]),
-            position_ids=np.concatenate([positions, np.arange(padding)]).astype(np.int64),
-            document_ids=np.concatenate([documents, np.full(padding, PADDING_DOCUMENT)]).astype(np.int64),
+            position_ids=np.concatenate([_restarting(both if packing.reset_positions else cuts), np.arange(padding)]),
+            document_ids=np.concatenate(
+                [_numbered(both if packing.document_mask else cuts), np.full(padding, PADDING_DOCUMENT)]
+            ),
         )
+
+
+def _begins(groups: np.ndarray) -> np.ndarray:
+    """Where a value differs from the one before it, [n] bool."""
+    return np.diff(groups, prepend=-1) != 0
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """0 0 2 3 3 -> 0 0 1 2 2"""
+    return np.cumsum(_begins(groups)) - 1
+
+
+def _restarting(groups: np.ndarray) -> np.ndarray:
+    """0 0 2 3 3 -> 0 1 0 0 1"""
+    places = np.arange(len(groups))
+    return places - np.maximum.accumulate(np.where(_begins(groups), places, 0))

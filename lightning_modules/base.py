@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from datamodules.batch import IGNORE_INDEX, Batch, num_targets, shifted_targets, to_device
+from lightning_modules.length_schedule import LengthSchedule
 from lightning_modules.metrics.position_loss import PositionLoss
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss, SummedLoss
 from lightning_modules.optim.schedules import LrSchedule
@@ -49,6 +50,7 @@ class CausalLMModule(pl.LightningModule):
         loss_chunk_size: Positions whose logits exist at a time.
         log_every_n_steps: How often numbers are gathered and logged; other steps only train.
         compute_dtype: Working precision of a sharded model; elsewhere the trainer's precision decides.
+        length_schedule: Length of the sequences and of the attention by step; None has whole rows at every step.
         seed: Seeds dropout, per step and rank, so that a resumed run draws the same.
     """
 
@@ -65,6 +67,7 @@ class CausalLMModule(pl.LightningModule):
         loss_chunk_size: int = 1024,
         log_every_n_steps: int = 10,
         compute_dtype: torch.dtype = torch.float32,
+        length_schedule: LengthSchedule | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -79,11 +82,13 @@ class CausalLMModule(pl.LightningModule):
         self.loss_chunk_size = loss_chunk_size
         self.log_every_n_steps = log_every_n_steps
         self.compute_dtype = compute_dtype
+        self.length_schedule = length_schedule
         self.seed = seed
         self.model: CausalLMWithLoss | None = None
         self.train_loss = PositionLoss(max_seqlen=max_seqlen)
         self.val_loss = PositionLoss(max_seqlen=max_seqlen)
         self._last_log = (0, time.perf_counter())
+        self._last_context_length = max_seqlen
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -132,11 +137,12 @@ class CausalLMModule(pl.LightningModule):
         optimizer: Any = self.optimizers()
         scale = self.trainer.world_size / self._targets_of_step(micro_batches)  # strategies average over ranks
         logs = self._logs_at(step)
+        window = self._window_at(step)
         for k, micro_batch in enumerate(micro_batches):
             batch = to_device(micro_batch, self.device, non_blocking=True)
             last = k == len(micro_batches) - 1
             with synchronise_gradients(self.trainer.strategy.model, self.model, last=last):
-                loss_sum, token_losses = self.model(batch)
+                loss_sum, token_losses = self.model(batch, window=window)
                 self.manual_backward(loss_sum * scale)
             if logs:
                 self.train_loss.update(token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
@@ -148,6 +154,19 @@ class CausalLMModule(pl.LightningModule):
         schedule.step()
         if logs:
             self._log_step(step, micro_batches, lr=lr, gradient_norm=gradient_norm)
+
+    def _context_length(self, step: int) -> int:
+        return self.max_seqlen if self.length_schedule is None else self.length_schedule.context_length(step)
+
+    def _window_at(self, step: int) -> int | None:
+        """The fragments that attention stays within at a step; a change of the context length is said in the log."""
+        length = self._context_length(step)
+        if length != self._last_context_length and self.trainer.is_global_zero:
+            logging.getLogger(__name__).info(
+                "step %d: context length %d of %d from here", step + 1, length, self.max_seqlen
+            )
+        self._last_context_length = length
+        return None if self.length_schedule is None else self.length_schedule.attention_window(step)
 
     def _seed_dropout(self, step: int) -> None:
         # torch.manual_seed would format the call stack for every kind of device that is not there, and keep it: 0.5 ms
@@ -199,7 +218,7 @@ class CausalLMModule(pl.LightningModule):
             "train/gradient_norm": gradient_norm,
             "train/tokens_per_second": tokens * (step + 1 - last_step) / max(now - last_time, 1e-9),
             "train/tokens": float(tokens * (step + 1)),
-            "train/context_length": float(self.max_seqlen),
+            "train/context_length": float(self._context_length(step)),
         }
         if self.logger is not None:
             self.logger.log_metrics(numbers, step=step + 1)

@@ -62,6 +62,18 @@ class ConcatChunkPlan:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
         return order, np.concatenate([[0], np.cumsum(self.lengths[order])])
 
+    def drawn(self, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents of the stream's first tokens, in order; the last one is cut where they end.
+
+        Returns:
+            Documents [n] int64, and how many tokens of each, [n] int64; these sum to `num_tokens`.
+        """
+        epochs = [self._make_epoch(epoch)[0] for epoch in range(-(-num_tokens // self.tokens_per_epoch))]
+        documents = np.concatenate([np.zeros(0, np.int64), *epochs])
+        ends = np.minimum(np.cumsum(self.lengths[documents]), num_tokens)
+        lengths = np.diff(ends, prepend=0)
+        return documents[lengths > 0], lengths[lengths > 0]
+
     def segments(self, i: int) -> list[Segment]:
         position, missing = i * self.max_seqlen, self.max_seqlen
         pieces: list[Segment] = []

@@ -42,18 +42,22 @@ class DocumentLayout:
     whole_rows: bool
 
     @classmethod
-    def from_document_ids(cls, document_ids: torch.Tensor) -> DocumentLayout:
+    def from_document_ids(cls, document_ids: torch.Tensor, *, window: int | None = None) -> DocumentLayout:
         """Reads the ids on the host: one synchronisation a batch on a GPU, none where they are still on the CPU.
 
         Args:
             document_ids: [B, T] int64; need not be contiguous; padding is PADDING_DOCUMENT.
+            window: Cuts every row into fragments of so many tokens, which attention does not leave; the layout's
+                `document_ids` then are those of a document within a fragment. None leaves documents whole.
 
         Raises:
-            ValueError: If `document_ids` is not a matrix of at least one token.
+            ValueError: If `document_ids` is not a matrix of at least one token, or `window` is not positive.
         """
         if document_ids.ndim != 2 or document_ids.numel() == 0:
             raise ValueError(f"document_ids has shape {list(document_ids.shape)}; give [B, T] with at least one token")
-        ids = document_ids.detach().cpu()
+        device, ids = document_ids.device, document_ids.detach().cpu()
+        if window is not None:
+            document_ids = ids = within_fragments(ids, window)
         # Dense ids make (row, document) one integer that cannot overflow, whatever the ids are.
         distinct, dense = torch.unique(ids, return_inverse=True)
         documents = (torch.arange(len(ids))[:, None] * len(distinct) + dense).flatten()  # [B*T]
@@ -76,7 +80,7 @@ class DocumentLayout:
             base += block.numel()
         places[ids.flatten() == PADDING_DOCUMENT] = base
         layout = cls(document_ids, tuple(blocks), places, whole_rows=len(lengths) == len(ids))
-        return layout.to(document_ids.device)
+        return layout.to(device)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> DocumentLayout:
         """The same layout with its tensors on `device`."""
@@ -86,6 +90,22 @@ class DocumentLayout:
             places=self.places.to(device, non_blocking=non_blocking),
             whole_rows=self.whole_rows,
         )
+
+
+def within_fragments(document_ids: torch.Tensor, window: int) -> torch.Tensor:
+    """Ids of each document's part in each fragment of a row; padding stays padding. [B, T] int64
+
+        document_ids [[5, 5, 5, 9, 9, -1]], window = 2     ->     [[0, 0, 3, 4, 7, -1]]: 3 fragments a document
+
+    Reference:
+        Zhu et al. 2025, arXiv:2503.15450 (SkyLadder): a row of small causal masks of w tokens each.
+    """
+    if window < 1:
+        raise ValueError(f"window={window} must be a whole number of at least 1")
+    T = document_ids.shape[1]
+    fragment = torch.arange(T, device=document_ids.device) // window  # [T]
+    _, dense = torch.unique(document_ids, return_inverse=True)  # small numbers, so that the product cannot overflow
+    return torch.where(document_ids == PADDING_DOCUMENT, PADDING_DOCUMENT, dense * -(-T // window) + fragment)
 
 
 def padded_lengths(lengths: torch.Tensor) -> torch.Tensor:

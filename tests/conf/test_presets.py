@@ -24,6 +24,7 @@ MAX_LINES = 80
 
 MECHANISM = (
     "stage",
+    "length_schedule._target_",
     "rope",
     "attention",
     "lr_schedule.min_lr_ratio",

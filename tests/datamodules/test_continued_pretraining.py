@@ -11,6 +11,9 @@ import torch
 from datamodules.batch import Batch, num_targets
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
 from datamodules.corpora.files import FileCorpus
+from datamodules.length_schedules.dataset_decomposition import DatasetDecomposition
+from datamodules.length_schedules.shapes import stages
+from datamodules.length_schedules.sort_by_length import SortByLength
 from datamodules.packing.concat_chunk import ConcatChunk
 from tests.datamodules.toy import Texts, make_texts, make_tokenizer, write_jsonl
 
@@ -115,6 +118,73 @@ def test_ranks_and_workers_share_out_the_same_steps(tmp_path: Path, world_size: 
         assert {len(share) for share in shares} == {8 // world_size}
         interleaved = [row for rows in zip(*shares, strict=True) for row in rows]
         assert interleaved == rows_of(alone[step])
+
+
+SCHEDULES = {
+    "cut": stages(max_seqlen=T, max_steps=6, stages=[{"length": 8, "until_step": 3}, {"length": T}]),
+    "window": stages(max_seqlen=T, max_steps=6, mechanism="window"),
+    "sort": SortByLength(),
+    "remix": SortByLength(remix=True),
+    "decomposition": DatasetDecomposition(max_seqlen=T, smallest=2),
+}
+
+
+def fields_of(batches: list[Batch]) -> list[tuple[Any, ...]]:
+    """Every field of every row."""
+    fields: list[dict[str, Any]] = [{**batch} for batch in batches]
+    return [row for batch in fields for row in zip(*(values.tolist() for values in batch.values()), strict=True)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+def test_length_schedule_is_the_same_for_ranks_workers_and_a_resumed_run(tmp_path: Path, name: str):
+    options = {"length_schedule": SCHEDULES[name], "max_steps": 6}
+    alone = [fields_of(step) for step in ready(tmp_path, **options).train_dataloader()]
+    resumed = []
+    for rank in range(2):
+        module = ready(tmp_path, rank=rank, world_size=2, num_workers=2 * rank, **options)
+        module.load_state_dict({"sequences_consumed": 16})
+        resumed.append([fields_of(step) for step in module.train_dataloader()])
+    assert [len(steps) for steps in resumed] == [4, 4]
+    merged = [[row for pair in zip(*shares, strict=True) for row in pair] for shares in zip(*resumed, strict=True)]
+    assert merged == alone[2:]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_length_schedule_leaves_validation_and_the_size_of_steps_alone(tmp_path: Path, name: str):
+    module, plain = (ready(tmp_path, max_steps=6, **options) for options in ({"length_schedule": SCHEDULES[name]}, {}))
+    validation, theirs = ([fields_of([b]) for b in data.val_dataloader()] for data in (module, plain))
+    assert validation == theirs
+    steps = list(module.train_dataloader())
+    assert [sum(batch["input_ids"].numel() for batch in step) for step in steps] == [8 * T] * 6
+
+
+def test_data_module_tells_the_lengths_of_each_step(tmp_path: Path):
+    def told(name: str) -> list[tuple[int, int | None]]:
+        module = ready(tmp_path, max_steps=6, length_schedule=SCHEDULES[name])
+        return [(module.context_length(step), module.attention_window(step)) for step in range(6)]
+
+    assert told("cut") == [(8, None)] * 3 + [(T, None)] * 3
+    assert told("window") == [(4, 4), (4, 4), (8, 8), (16, 16), (16, 16), (T, None)]
+    assert told("sort") == told("remix") == [(T, None)] * 6
+    decomposed = told("decomposition")
+    assert {window for _, window in decomposed} == {None}
+    assert {length for length, _ in decomposed} <= {2, 4, 8, 16, 32}
+    assert len(set(decomposed)) > 1
+
+
+def test_dropped_tokens_are_told_once_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for rank in range(2):
+        ready(tmp_path, rank=rank, world_size=2, length_schedule=DatasetDecomposition(max_seqlen=T, smallest=2))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: length_schedule.smallest")]
+    assert [message.split(" tokens of ")[1].split(",")[0] for message in told] == ["short", "long"]
+
+
+def test_phases_with_an_order_of_its_own_are_refused(tmp_path: Path):
+    phases = [{"tokens": 1, "mixture": {"short": 1.0}}]
+    with pytest.raises(ValueError, match=r"corpus\.phases would be undone by the order of length_schedule"):
+        make_module(tmp_path, mixture={"long": 1.0}, phases=phases, length_schedule=SCHEDULES["sort"])
+    make_module(tmp_path, mixture={"long": 1.0}, phases=phases, length_schedule=SCHEDULES["remix"])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

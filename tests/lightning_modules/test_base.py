@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
 from datamodules.batch import IGNORE_INDEX, Batch
 from datamodules.step_batches import collate
 from lightning_modules.base import CausalLMModule
+from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
 from lightning_modules.optim.schedules import CosineWithWarmup
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.lightning_modules.tiny_training import (
@@ -175,6 +180,44 @@ def test_logged_loss_is_the_mean_over_the_steps_targets() -> None:
     targets = sum(int((r.labels[1:][r.document_ids[1:] == r.document_ids[:-1]] != IGNORE_INDEX).sum()) for r in rows)
     expected = float(separate_loss(tiny_model("llama"), rows).detach()) / targets
     assert logged["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Growing:
+    """A length schedule: 8, 8, 16 and then the whole row of 32."""
+
+    def context_length(self, step: int) -> int:
+        return (8, 8, 16, 32)[min(step, 3)]
+
+    def attention_window(self, step: int) -> int | None:
+        return self.context_length(step) if step < 3 else None
+
+
+def test_every_step_has_its_own_window_and_validation_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    forward = CausalLMWithLoss.forward
+
+    def recorded(self: CausalLMWithLoss, batch: Batch, *, window: int | None = None) -> Any:
+        asked.append(window)
+        return forward(self, batch, window=window)
+
+    monkeypatch.setattr(CausalLMWithLoss, "forward", recorded)
+    module = make_module(max_steps=4, length_schedule=Growing())
+    trainer = make_trainer(num_sanity_val_steps=0)
+    trainer.fit(module, step_loader([one_step()] * 4), DataLoader(one_step(), batch_size=None))  # type: ignore[arg-type]
+    assert asked == [8, 8, 8, 8, 16, 16, None, None, None, None]  # two micro-batches a step, and two of validation
+
+
+def test_context_length_is_logged_at_every_step_and_its_changes_are_said(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    with caplog.at_level("INFO", logger="lightning_modules.base"):
+        fit(make_module(max_steps=5, length_schedule=Growing()), [one_step()] * 5, logger=logger, log_every_n_steps=1)
+    (file,) = tmp_path.rglob("metrics.csv")
+    with file.open() as lines:
+        assert [float(row["train/context_length"]) for row in csv.DictReader(lines)] == [8, 8, 16, 32, 32]
+    said = [record.getMessage() for record in caplog.records if "from here" in record.getMessage()]
+    assert said == [f"step {step}: context length {n} of 32 from here" for step, n in ((1, 8), (3, 16), (4, 32))]
 
 
 def test_module_at_rest_has_no_model() -> None:

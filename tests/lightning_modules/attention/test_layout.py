@@ -56,6 +56,54 @@ def test_whole_rows_means_one_document_a_row(ids: list[list[int]], whole: bool):
     assert DocumentLayout.from_document_ids(torch.tensor(ids)).whole_rows is whole
 
 
+def visible(ids: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Brute force: who sees whom, token by token. [B, T, T] bool"""
+    B, T = ids.shape
+    found = torch.zeros(B, T, T, dtype=torch.bool)
+    for row in range(B):
+        for i in range(T):
+            for j in range(i + 1):
+                same_fragment = window is None or i // window == j // window
+                found[row, i, j] = bool(ids[row, i] == ids[row, j]) and same_fragment
+    return found
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("window", [1, 7, 16, 20, 47, 48, 100])
+def test_window_is_the_brute_force_mask(window: int, masked: bool):
+    """Interleaved documents, or one a row; with padding; windows that divide the row and others."""
+    generator = torch.Generator().manual_seed(window)
+    ids = torch.randint(0, 3, (2, 48), generator=generator) * 2**40 if masked else torch.zeros(2, 48, dtype=torch.long)
+    ids[1, 41:] = PADDING_DOCUMENT
+    layout = DocumentLayout.from_document_ids(ids, window=window)
+    real = ids != PADDING_DOCUMENT
+    expected = visible(ids, window) & real[:, :, None] & real[:, None, :]
+
+    causal = torch.ones(48, 48, dtype=torch.bool).tril()
+    by_ids = (layout.document_ids[:, :, None] == layout.document_ids[:, None, :]) & causal & real[:, :, None]
+    assert torch.equal(by_ids, expected)
+    assert torch.equal(layout.document_ids == PADDING_DOCUMENT, ~real)
+
+    by_blocks = torch.zeros(2 * 48, 2 * 48, dtype=torch.bool)
+    for group in (group for block in layout.blocks for group in block.tolist()):
+        for place, token in enumerate(group):
+            by_blocks[token, group[: place + 1]] = True
+    by_blocks = torch.stack([by_blocks[row * 48 : row * 48 + 48, row * 48 : row * 48 + 48] for row in range(2)])
+    assert torch.equal(by_blocks, expected)
+
+
+def test_window_of_a_whole_row_changes_nothing():
+    ids = torch.tensor([[4, 4, 4, 4], [5, 5, 6, 6]])
+    ours, theirs = DocumentLayout.from_document_ids(ids, window=4), DocumentLayout.from_document_ids(ids)
+    assert torch.equal(ours.places, theirs.places)
+    assert [block.tolist() for block in ours.blocks] == [block.tolist() for block in theirs.blocks]
+
+
+def test_window_must_hold_a_token():
+    with pytest.raises(ValueError, match="window=0 must be a whole number of at least 1"):
+        DocumentLayout.from_document_ids(torch.zeros(1, 4, dtype=torch.long), window=0)
+
+
 def test_moving_keeps_everything():
     layout = DocumentLayout.from_document_ids(torch.tensor([[5, 9, 5, 5]]))
     moved = layout.to("meta")

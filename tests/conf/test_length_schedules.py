@@ -1,0 +1,72 @@
+"""Every length schedule is one word on the command line of a recipe, and trains at scale=toy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from recipes.cli import run
+from recipes.compose import options
+from recipes.train import train
+
+T = 4096
+LENGTHS = {
+    "constant": [T, T],
+    "stages": [T // 8, T // 2],
+    "linear": [T // 8, T],
+    "geometric": [T // 8, T],
+    "sort": [T, T],
+    "decomposition": None,  # a bucket each
+}
+"""Context length of the two steps."""
+
+WINDOWED = ("stages", "linear", "geometric")
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_schedules_are_all_found() -> None:
+    assert options("length_schedule") == sorted(LENGTHS)
+    assert len(LENGTHS) == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "mechanism"),
+    [*((option, None) for option in LENGTHS), *((option, "window") for option in WINDOWED)],
+)
+def test_one_word_ablates_demo_extend(option: str, mechanism: str | None, tmp_path: Path, cache_dir: Path) -> None:
+    words = [
+        "recipe=demo/extend",
+        "scale=toy",
+        f"length_schedule={option}",
+        *([f"length_schedule.mechanism={mechanism}"] if mechanism else []),
+        "debug=two_steps",
+        # The whole training text takes six seconds to tokenise.
+        "corpus.sources.classics.path=${bundled:classics/heldout.jsonl.zst}",
+        "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
+        f"data.tokens_per_step={T}",
+        "data.micro_batch_size=1",
+        "trainer.progress_bar=false",
+        "trainer.accelerator=cpu",
+        f"output_dir={tmp_path}",
+        f"cache_dir={cache_dir}",
+    ]
+    assert run(words, train) == 0
+    folder = (tmp_path / "demo" / "extend" / "latest").resolve()
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert (info["status"], info["steps"]) == ("finished", 2)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    found = [event.value for event in events.Scalars("train/context_length")]
+    assert len(found) == 2
+    if (expected := LENGTHS[option]) is None:
+        assert set(found) <= {256, 512, 1024, 2048, 4096}
+        assert "drops" in (folder / "log.txt").read_text(encoding="utf-8")
+    else:
+        assert found == expected

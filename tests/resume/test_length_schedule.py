@@ -1,0 +1,30 @@
+"""A run killed inside a stage of its length schedule goes on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.resume.recipe_runs import MAX_STEPS, kill_after_step, losses, run_folders, tiny_words, train
+from tests.resume.test_exact_resume import assert_continued_exactly
+
+STAGES = "[{length: 8, until_step: 15}, {length: 32, until_step: 45}, {length: 64}]"
+
+
+@pytest.mark.parametrize("mechanism", ["cut", "window"])
+def test_run_killed_inside_a_stage_goes_on_bit_for_bit(mechanism: str, tmp_path: Path) -> None:
+    words = [
+        *tiny_words(tmp_path),
+        "length_schedule=stages",
+        f"length_schedule.mechanism={mechanism}",
+        f"length_schedule.stages={STAGES}",
+    ]
+    uninterrupted = train(words, tmp_path / "uninterrupted")
+    resumed_at = kill_after_step(words, tmp_path / "killed", 20)
+    assert 15 < resumed_at < 45
+    run = train(words, tmp_path / "killed")
+    assert run_folders(tmp_path / "killed") == [run]
+    assert_continued_exactly(run, uninterrupted, resumed_at=resumed_at)
+    lengths = {step: set(values) for step, values in losses(run, "train/context_length").items()}
+    assert lengths == {step: {8 if step <= 15 else 32 if step <= 45 else 64} for step in range(1, MAX_STEPS + 1)}

@@ -25,7 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
+        partial = partial_of(target)
         try:
             with partial.open("wb") as handle:
                 torch.save(checkpoint, handle)
@@ -34,13 +34,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except BaseException as error:
             partial.unlink(missing_ok=True)
-            # torch's zip writer buries what the disk said under a RuntimeError of its own.
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
+            if (cause := disk_error(error)) is None:
                 raise
-            raise ValueError(
-                f"checkpoint {target} could not be written ({cause}); the previous one is intact"
-            ) from error
+            raise not_written(target, str(cause)) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if Path(path).is_dir():
@@ -50,6 +46,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         # On the CPU first: a GPU would hold the loaded optimizer state beside the live one.
         return super().load_checkpoint(path, map_location=map_location or _on_cpu, weights_only=weights_only)
+
+
+def partial_of(target: Path) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """What the disk said, which torch's zip writer buries under a RuntimeError of its own; None if it said nothing."""
+    cause = error if isinstance(error, OSError) else error.__context__
+    return cause if isinstance(cause, OSError) else None
+
+
+def not_written(target: Path, reason: str) -> ValueError:
+    return ValueError(f"checkpoint {target} could not be written ({reason}); the previous one is intact")
 
 
 def _on_cpu(storage: Any, location: str) -> Any:

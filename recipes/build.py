@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+from datamodules.length_schedules.context_length_warmup import ContextLengthWarmup
 from lightning_modules.base import CausalLMModule, ModelSource
 from lightning_modules.callbacks.progress import TrainingProgress
 from lightning_modules.callbacks.rope_patching import RotaryPatching
+from lightning_modules.callbacks.start_gate import StartGate
 from lightning_modules.callbacks.step_checkpoint import StepCheckpoint
 from lightning_modules.checkpointing import AtomicCheckpointIO
 from lightning_modules.continued_pretraining import ContinuedPretrainingModule
+from lightning_modules.length_schedule import LengthSchedule
 from lightning_modules.rope.methods import RopeMethod
 from lightning_modules.strategies.sharding import ShardedStrategy
 
@@ -95,7 +99,8 @@ def used_sources(config: DictConfig) -> set[str]:
     return {str(name) for mixture in mixtures for name, share in mixture.items() if share}
 
 
-def build_module(config: DictConfig) -> CausalLMModule:
+def build_module(config: DictConfig, length_schedule: LengthSchedule | None = None) -> CausalLMModule:
+    """The training module; `length_schedule` is the data module, where there is one."""
     return STAGES[config.stage](
         source=build_source(config),
         optimizer=build(config.optimizer),
@@ -107,6 +112,7 @@ def build_module(config: DictConfig) -> CausalLMModule:
         loss_chunk_size=config.memory.loss_chunk_size,
         log_every_n_steps=config.trainer.log_every_n_steps,
         compute_dtype=COMPUTE_DTYPES[config.precision],
+        length_schedule=length_schedule,
         seed=config.seed,
     )
 
@@ -153,9 +159,17 @@ def _validation_interval(config: DictConfig) -> int | float:
     return 1.0 if every is None else min(every, config.data.max_steps)
 
 
+def _rope_length(config: DictConfig) -> Callable[[int], int] | None:
+    """Step -> the length that RoPE is set for; None where that does not change."""
+    schedule = build(config.length_schedule)
+    follows = isinstance(schedule, ContextLengthWarmup) and schedule.rope_follows
+    return schedule.context_length if follows else None
+
+
 def _callbacks(config: DictConfig, folder: Path) -> list[Callback]:
     callbacks: list[Callback] = [
-        RotaryPatching(build_rope(config), config.context_length),
+        RotaryPatching(build_rope(config), config.context_length, length_at=_rope_length(config)),
+        StartGate(document_mask=config.packing.document_mask),  # after the RoPE that it judges
         StepCheckpoint(
             folder / "checkpoints",
             every_n_steps=config.trainer.checkpoint_every_n_steps,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-HELP = """usage: python -m recipes.{verb} recipe=<name> [key=value …]
+HELP = """usage: python -m recipes.{verb} {first} [key=value …]
 
 {doc}
 
@@ -23,6 +23,7 @@ HELP = """usage: python -m recipes.{verb} recipe=<name> [key=value …]
   trainer.devices=4 strategy=fsdp   more devices; trainer.accelerator=cpu|gpu
 
   output_dir=outputs            where runs go: <output_dir>/<recipe>/<time>, newest under …/latest
+  run_folder=outputs/mine       where this one goes instead
   resume=auto                   auto goes on with an unfinished run of the same settings; never; or a run folder
   checkpoint=<run>              of evaluate and export: which run, instead of the newest finished one
   debug=two_steps               two optimizer steps: does everything hold together?
@@ -76,10 +77,14 @@ def help_printed(verb: str, words: Sequence[str], *, doc: str) -> bool:
     """Print the help if the words ask for it."""
     if not {"-h", "--help"} & set(words):
         return False
-    from recipes.compose import OVERLAYS, groups_on_disk, options, presets
+    from recipes.compose import OVERLAYS, READ_ELSEWHERE, groups_on_disk, options, presets
 
-    groups = (f"    {group:<14}{', '.join(options(group))}" for group in groups_on_disk() if group not in OVERLAYS)
-    print(HELP.format(verb=verb, doc=doc.strip(), presets=", ".join(presets()), groups="\n".join(groups)))
+    reads = next((group for group, reader in READ_ELSEWHERE.items() if reader.endswith(f".{verb}")), None)
+    first = f"{reads}=<name> [recipe=<name>]" if reads else "recipe=<name>"
+    if reads:
+        doc = f"{doc.strip()}\n\n  {f'{reads}=<name>':<30}one of: {', '.join(options(reads))}"
+    groups = (f"    {group:<17}{', '.join(options(group))}" for group in groups_on_disk() if group not in OVERLAYS)
+    print(HELP.format(verb=verb, first=first, doc=doc.strip(), presets=", ".join(presets()), groups="\n".join(groups)))
     return True
 
 

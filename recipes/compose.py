@@ -25,6 +25,8 @@ BUNDLED = {"demo_model": "lightning_modules.models", "classics": "datamodules.co
 BUNDLED_FOLDERS = {"demo_model": "demo"}
 OVERLAYS = ("recipe", "scale", "debug")
 """Groups whose options write into all others; they have no node of their own."""
+READ_ELSEWHERE = {"ablation": "python -m recipes.ablate"}
+"""Folders of conf/ whose files are no part of a configuration, and the verb that reads them."""
 
 
 class Composed(NamedTuple):
@@ -86,8 +88,19 @@ def options(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def ablations() -> list[str]:
+    """Names of all ablations on disk, such as `rope_base`."""
+    return options("ablation")
+
+
+def ablation_file(name: str) -> Path:
+    return conf_folder() / "ablation" / f"{name}.yaml"
+
+
 def groups_on_disk() -> list[str]:
-    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "__pycache__")
+    """Folders whose options make up a configuration."""
+    others = {"__pycache__", *READ_ELSEWHERE}
+    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in others)
 
 
 def conf_folder() -> Path:
@@ -148,7 +161,9 @@ def _malformed(words: Sequence[str]) -> list[str]:
         name = _name(word)
         if "=" not in word or not name or word[0] in "-~":
             faults.append(f"'{word}' is not of the form key=value; see python -m recipes.show recipe=… for the keys")
-        elif name.split(".")[0] == "hydra":
+        elif (first := name.split(".")[0]) in READ_ELSEWHERE:
+            faults.append(f"'{word}' is a word of {READ_ELSEWHERE[first]} alone; remove it, or use that verb")
+        elif first == "hydra":
             faults.append(f"'{word}' is a setting of Hydra's, which nothing here reads; remove it")
         elif name in seen:
             faults.append(f"{name} is given twice; keep one")

@@ -9,19 +9,13 @@ from recipes.cli import main
 
 def evaluate(config: DictConfig) -> None:
     """Evaluate the run that `checkpoint` names (default: the recipe's newest finished one) beside its base model."""
-    from recipes.build import build_tokenizer, quiet
-    from recipes.evaluating import TRAINED, Evaluation, report, starting_scores, trained_model
+    from recipes.build import quiet
+    from recipes.evaluating import evaluate_run, starting_scores
     from recipes.run_folder import find_run
 
     quiet()
     run = find_run(config)
-    assert run.checkpoint is not None
-    evaluation = Evaluation(config, build_tokenizer(config))
-    variants = [
-        *starting_scores(config, evaluation),
-        evaluation.scores(trained_model(config, run.checkpoint), TRAINED),
-    ]
-    print(report(config, variants, run.path))
+    print(evaluate_run(config, run, starting=starting_scores))
     print(f"numbers:  {run.path}/scores.json, scores.csv\npictures: {run.figures}/perplexity.png, needle.png")
 
 

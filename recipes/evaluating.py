@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.evaluation import NeedleGrid, tail_windows
@@ -18,11 +18,16 @@ from lightning_modules.checkpointing import load_weights
 from lightning_modules.evaluation.scoring import needle_recall, perplexity_by_length
 from lightning_modules.loading import ModelFromScratch
 from lightning_modules.rope.patch import apply_rope_method
-from recipes.build import COMPUTE_DTYPES, build, build_rope, build_source
+from recipes.build import COMPUTE_DTYPES, build, build_rope, build_source, build_tokenizer
 from recipes.reporting.figures import plot_needles, plot_perplexity
 from recipes.reporting.tables import VariantScores, comparison_table, write_scores
+from recipes.run_folder import RunFolder
 
 BASE, UNTRAINED, TRAINED = "base as it is", "RoPE changed, untrained", "after training"
+
+
+StartingScores = Callable[[DictConfig, "Evaluation"], list[VariantScores]]
+"""How a run comes by the scores of what it started from; `starting_scores` measures them."""
 
 
 class Evaluation:
@@ -93,6 +98,21 @@ def untrained_model(config: DictConfig) -> PreTrainedModel:
     return model
 
 
+def evaluate_run(config: DictConfig, run: RunFolder, *, starting: StartingScores) -> str:
+    """Measure a run's checkpoint beside what it started from, write that into its folder and return the table."""
+    assert run.checkpoint is not None
+    evaluation = Evaluation(config, build_tokenizer(config))
+    variants = starting(config, evaluation)
+    variants.append(evaluation.scores(trained_model(config, run.checkpoint), TRAINED))
+    return report(config, variants, run.path)
+
+
+def measured(config: DictConfig) -> dict[str, Any]:
+    """Everything that scores depend on beside the model."""
+    settings = OmegaConf.to_container(config.evaluation, resolve=True)
+    return {"evaluation": settings, "precision": config.precision, "attention": config.attention.name}
+
+
 def starting_scores(config: DictConfig, evaluation: Evaluation) -> list[VariantScores]:
     """The base model as it is, and with the recipe's RoPE untrained; nothing where the recipe starts from scratch."""
     if isinstance(build_source(config), ModelFromScratch):
@@ -115,6 +135,7 @@ def report(config: DictConfig, variants: Sequence[VariantScores], folder: Path) 
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     write_scores(variants, json_path=folder / "scores.json", csv_path=folder / "scores.csv")
+    RunFolder(folder).update(measured=measured(config))
     original = config.model.original_context_length
     series = {variant.name: variant.perplexity for variant in variants}
     plot_perplexity(series, trained_length=original, path=figures / "perplexity.png")

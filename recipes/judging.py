@@ -13,6 +13,7 @@ CHOICES = {
     "stage": ("continued_pretraining",),
     "precision": ("bf16", "fp32"),
     "export.dtype": ("bfloat16", "float32"),
+    "export.layout": ("native", "portable"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
 }
 POSITIVE = (
@@ -116,8 +117,12 @@ def pair_faults(config: DictConfig) -> Iterator[str]:
         )
     lengths, tail = value_of(config, "evaluation.lengths"), _whole(config, "evaluation.perplexity.tail_tokens")
     if _is_list_of_numbers(lengths):
-        if context_length and (beyond := [length for length in lengths if length > context_length]):
-            yield f"evaluation.lengths {beyond} are beyond context_length={context_length}; lower evaluation.lengths"
+        allowed = value_of(config, "evaluation.beyond_context") is True
+        if not allowed and context_length and (beyond := [length for length in lengths if length > context_length]):
+            yield (
+                f"evaluation.lengths {beyond} are beyond context_length={context_length}; lower evaluation.lengths, or"
+                " set evaluation.beyond_context=true to measure where the model was not made to read"
+            )
         if tail and (short := [length for length in lengths if length <= tail]):
             yield (
                 f"evaluation.lengths {short} are not above evaluation.perplexity.tail_tokens={tail}, the tokens that"

@@ -7,12 +7,13 @@ import sys
 
 def table() -> str:
     """One row a preset, from its composed configuration; imports neither torch nor transformers."""
-    from recipes.compose import compose, presets
+    from recipes.compose import presets
+    from recipes.quick_compose import preset_values
 
     header = ("recipe", "paper", "extends", "context", "RoPE", "packing", "documents masked", "tokens")
     rows: list[tuple[str, ...]] = [header]
     for preset in presets():
-        config, choices, _ = compose([f"recipe={preset}"])
+        config, choices = preset_values(preset)
         before, after = config.model.original_context_length, config.context_length
         rows.append(
             (
@@ -40,7 +41,10 @@ def _tokens(count: int) -> str:
 
 def _print() -> None:
     print(table())
+    from recipes.compose import ablations
+
     print("\npython -m recipes.show recipe=<name> prints one; add scale=toy to try it on the bundled model")
+    print(f"python -m recipes.ablate ablation=<name> compares variants of one: {', '.join(ablations())}")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
     config.yaml  run.json  log.txt  metrics.json  tensorboard/  checkpoints/  figures/  export/
 
 `run.json` says which recipe it is, whether it is finished, and with which versions. Two runs never share a folder, and
-two processes never write one: a run holds a lock on its folder as long as it lives.
+two processes never write one: a run holds a lock on its folder as long as it lives. `run_folder=…` puts a run
+elsewhere, and a later one of other settings beside it, under the same name with a number.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ PRACTICAL_KEYS = (
     "resume",
     "checkpoint",
     "output_dir",
+    "run_folder",
     "cache_dir",
     "evaluation",
     "export",
@@ -112,10 +116,17 @@ def close_run(run: RunFolder, *, status: str) -> None:
 
 @contextmanager
 def released_on_error() -> Iterator[None]:
-    """Let an open run go when training fails, so that the same process can open another."""
+    """Let an open run go when what is done in it fails, so that the same process can open another.
+
+    The traceback goes into the run's log: the user may see one sentence of it, which need not be about their mistake.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        folder = os.environ.get(RANK_VARIABLE)
+        if isinstance(error, Exception) and folder:
+            with suppress(OSError), (Path(folder) / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {traceback.format_exc()}")
         _release()
         raise
 
@@ -124,6 +135,19 @@ def _release() -> None:
     os.environ.pop(RANK_VARIABLE, None)
     while _held_locks:
         _held_locks.pop().close()
+
+
+def named_run(config: DictConfig) -> RunFolder | None:
+    """The run that `resume` names by a path, if it does; asked before hours of preparing data, as nothing is opened.
+
+    Raises:
+        ValueError: `resume` names a checkpoint of another recipe or of other settings, or one that is not there.
+    """
+    if config.resume in ("auto", "never"):
+        return None
+    run = _of_path(Path(config.resume), "resume")
+    _refuse_other(run, config, "resume")
+    return run
 
 
 def find_run(config: DictConfig) -> RunFolder:
@@ -147,6 +171,34 @@ def find_run(config: DictConfig) -> RunFolder:
     )
 
 
+def finished_run(config: DictConfig) -> RunFolder | None:
+    """The newest run of exactly these settings and this base model, if it is finished."""
+    for path in _runs(config):
+        run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
+        if _is_same(run, config):
+            return run if run.info()["status"] == "finished" and run.checkpoint is not None else None
+    return None
+
+
+def base_fingerprint(config: DictConfig) -> str | None:
+    """Tells a base model in a folder from another that takes its place; None for a hub name or a model from scratch.
+
+    Reads sizes, and a megabyte from either end of each file: a checkpoint of 100 GB costs no more than a small one.
+    """
+    folder = Path(str(OmegaConf.select(config, "model.source.name_or_path"))).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    found = hashlib.sha256()
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as handle:
+            found.update(handle.read(2**20))
+            handle.seek(max(0, size - 2**20))
+            found.update(handle.read())
+    return found.hexdigest()
+
+
 def mechanism(config: DictConfig) -> dict[str, Any]:
     """What a run trains, as flat keys: the configuration without what is merely practical."""
     flat: dict[str, Any] = {}
@@ -168,19 +220,20 @@ def _resumed(config: DictConfig) -> RunFolder | None:
     if config.resume == "never":
         return None
     if config.resume != "auto":
-        run = _of_path(Path(config.resume), "resume")
-        _refuse_other(run, config, "resume")
+        run = named_run(config)
+        assert run is not None
         if not _lock(run.path):
             raise ValueError(f"run {run.path} is being trained by another process; wait for it, or set resume=never")
         return run
-    ours = _plain(mechanism(config))
     for path in _runs(config):
         run = RunFolder(path, newest_checkpoint(path / "checkpoints"))
-        if run.info()["mechanism"] != ours:
+        if not _is_same(run, config):
             continue
         # The newest of the same settings decides; one that came before a finished one was left behind on purpose.
-        if run.info()["status"] == "finished" or run.checkpoint is None:
+        if run.info()["status"] == "finished":
             return None
+        if run.checkpoint is None:
+            return run if config.run_folder is not None and _lock(path) else None
         if not _lock(path):
             print(f"{path} is being trained by another process; starting a run of its own")
             return None
@@ -190,9 +243,11 @@ def _resumed(config: DictConfig) -> RunFolder | None:
 
 
 def _new(config: DictConfig) -> RunFolder:
-    parent = Path(config.output_dir) / config.recipe_name
-    name, number = datetime.now().strftime("%Y%m%d-%H%M%S"), 1
-    path = parent / name
+    if config.run_folder is not None:
+        parent, name = Path(config.run_folder).parent, Path(config.run_folder).name
+    else:
+        parent, name = Path(config.output_dir) / config.recipe_name, datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, number = parent / name, 1
     while True:
         try:
             path.mkdir(parents=True)
@@ -205,8 +260,10 @@ def _new(config: DictConfig) -> RunFolder:
     run.figures.mkdir()
     run.checkpoints.mkdir()
     (path / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
-    run.update(recipe=config.recipe_name, status="started", mechanism=_plain(mechanism(config)), **_versions())
-    _point_latest(parent, path)
+    facts = {"mechanism": _plain(mechanism(config)), "base_model": base_fingerprint(config), **_versions()}
+    run.update(recipe=config.recipe_name, status="started", **facts)
+    if config.run_folder is None:
+        _point_latest(parent, path)
     return run
 
 
@@ -230,6 +287,15 @@ def _refuse_other(run: RunFolder, config: DictConfig, key: str, among: tuple[str
         raise ValueError(f"{key}={config[key]} was trained with other settings: {'; '.join(differing)}")
 
 
+def _is_same(run: RunFolder, config: DictConfig) -> bool:
+    """Whether a run has these settings and began with the base model that is there now."""
+    info = run.info()
+    if info["mechanism"] != _plain(mechanism(config)):
+        return False
+    base = info.get("base_model")  # not noted by older runs
+    return base is None or base == base_fingerprint(config)
+
+
 def _differing(run: RunFolder, config: DictConfig, among: tuple[str, ...] | None = None) -> list[str]:
     """The keys (below `among`, or all) that this configuration has otherwise than a run."""
     theirs, ours = run.info()["mechanism"], _plain(mechanism(config))
@@ -241,7 +307,12 @@ def _differing(run: RunFolder, config: DictConfig, among: tuple[str, ...] | None
 
 
 def _runs(config: DictConfig) -> list[Path]:
-    """Run folders of a recipe, newest first."""
+    """Run folders of a recipe, or of the name that `run_folder` gives, newest first."""
+    if config.run_folder is not None:
+        first = Path(config.run_folder)
+        numbered = [path for path in first.parent.glob(f"{first.name}-*") if path.name[len(first.name) + 1 :].isdigit()]
+        numbered.sort(key=lambda path: int(path.name[len(first.name) + 1 :]), reverse=True)
+        return [path for path in (*numbered, first) if (path / "run.json").is_file()]
     parent = Path(config.output_dir) / config.recipe_name
     return sorted((p.parent for p in parent.glob("*/run.json") if not p.parent.is_symlink()), reverse=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from lightning_modules.callbacks.start_gate import TrainingRefused
 from lightning_modules.callbacks.step_checkpoint import Terminated
 from lightning_modules.checkpointing import newest_checkpoint
 from recipes.build import build_data, build_module, build_trainer, quiet
-from recipes.run_folder import RunFolder, open_run, released_on_error
+from recipes.run_folder import RunFolder, named_run, open_run, released_on_error
 
 TEMPORARY_FAILURE = 75
 """Exit status of a run that SIGTERM stopped and that can go on: EX_TEMPFAIL, at which schedulers try again."""
@@ -29,12 +31,14 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
         The run's folder, still open, with its last checkpoint; and whether this process is the first rank.
     """
     quiet()
+    named_run(config)
     if config.trainer.num_threads is not None:
         torch.set_num_threads(config.trainer.num_threads)
-    data, module = build_data(config), build_module(config)
+    data = build_data(config)
+    module = build_module(config, length_schedule=data)
     data.prepare_data()  # text that cannot be read is said before there is a run
     run = open_run(config)
-    started = time.monotonic()
+    started, starter = time.monotonic(), os.getppid()
     with released_on_error(), logged_to(run.path / "log.txt"):
         trainer = build_trainer(config, run.path)
         try:
@@ -44,14 +48,31 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
                 print(f"{stop}; run the same command again to go on", file=sys.stderr)
             # Lightning kills the first rank if one that it started exits with anything but 0.
             raise SystemExit(TEMPORARY_FAILURE if trainer.is_global_zero else 0) from stop
+        except TrainingRefused as refusal:
+            if trainer.is_global_zero:
+                raise
+            raise SystemExit(0) from refusal  # the first rank says it, and must live to
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from error
+        except Exception as error:
+            # What all ranks fail of, the first one says and gives its status, which Lightning would kill it for.
+            if not trainer.is_global_zero and is_gone(starter):
+                raise SystemExit(0) from error
+            raise
     if trainer.is_global_zero:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         seconds = run.info().get("seconds", 0) + round(time.monotonic() - started)
         run.update(steps=trainer.global_step, seconds=seconds, hardware=hardware())
     return RunFolder(run.path, newest_checkpoint(run.checkpoints)), trainer.is_global_zero
+
+
+def is_gone(starter: int, *, within_seconds: float = 10.0) -> bool:
+    """Whether the process that started this one, the first rank, ends within some seconds."""
+    deadline = time.monotonic() + within_seconds
+    while os.getppid() == starter and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return os.getppid() != starter
 
 
 def hardware() -> str:

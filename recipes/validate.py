@@ -60,7 +60,7 @@ def validate(composed: Composed) -> None:
     faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
     faults += [*signature_faults(config), *kind_faults(config, allowed)]
     if not faults:
-        faults = [*model_faults(config), *corpus_faults(config)]
+        faults = [*length_schedule_faults(config), *model_faults(config), *corpus_faults(config)]
     if faults:
         # A value of the wrong kind is found by its key and by its signature; the first says more.
         by_place = {fault.split(" must ")[0]: fault for fault in reversed(faults)}
@@ -86,7 +86,8 @@ def used_sources(config: DictConfig) -> list[str]:
 
 
 def reference_faults(config: DictConfig) -> Iterator[str]:
-    """`${…}` that lead nowhere."""
+    """`${…}` that lead nowhere; not those that lead to one of these."""
+    broken: dict[str, tuple[str, str]] = {}  # name -> what it says, what is wrong
     for name in dotted_keys(config):
         parent, key = _parent(config, name)
         try:
@@ -94,7 +95,10 @@ def reference_faults(config: DictConfig) -> Iterator[str]:
         except InterpolationToMissingValueError:
             pass  # the fault of the key without a value
         except OmegaConfBaseException as error:
-            yield f"{name}={parent._get_node(key)._value()} leads nowhere ({one_sentence(error)})"
+            broken[name] = str(parent._get_node(key)._value()), one_sentence(error)
+    for name, (value, reason) in broken.items():
+        if not any("${" + other + "}" in value for other in broken):
+            yield f"{name}={value} leads nowhere ({reason})"
 
 
 def unknown_keys(config: DictConfig, allowed: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -159,9 +163,23 @@ def output_faults(config: DictConfig) -> Iterator[str]:
             yield f"{key}={folder} is not writable ({existing} is not a folder that one may write to); set {key}"
 
 
+def length_schedule_faults(config: DictConfig) -> Iterator[str]:
+    """What the length schedule cannot do with the rows and the steps of the run."""
+    try:
+        schedule = _built(config.length_schedule)
+    except (ValueError, TypeError) as error:
+        yield one_sentence(error)
+        return
+    if config.corpus.phases and not schedule.keeps_phases:
+        yield (
+            "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"
+            " length_schedule"
+        )
+
+
 def model_faults(config: DictConfig) -> Iterator[str]:
     """Checks that need the model's configuration and tokenizer, but no weights."""
-    from lightning_modules.rope.patch import current_rope_parameters, original_length
+    from lightning_modules.rope.patch import original_length, resolve_rope
 
     if folders := list(_missing_folders(config)):
         yield from folders
@@ -169,7 +187,6 @@ def model_faults(config: DictConfig) -> Iterator[str]:
     try:
         model_config, tokenizer = _built(config.model.source).config(), _built(config.model.tokenizer).load()
         method, length = _built(config.rope), original_length(model_config)
-        current = current_rope_parameters(model_config)
         _built(config.lr_schedule)
     except (ValueError, TypeError, OSError) as error:
         yield one_sentence(error)
@@ -187,8 +204,7 @@ def model_faults(config: DictConfig) -> Iterator[str]:
         )
         return
     try:
-        method.rope_parameters(current, original_length=length, context_length=config.context_length)
-        covered = method.covered_length(length, config.context_length)
+        covered = resolve_rope(model_config, method, config.context_length).covered_length
         if config.packing.max_seqlen > covered:
             yield (
                 f"packing.max_seqlen={config.packing.max_seqlen} is beyond the {covered} tokens that rope covers;"

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 
 CONFIG_LIBRARIES = ("hydra", "omegaconf")
 BELOW_RECIPES = ("datamodules", "lightning_modules")
-OPTIONAL_PACKAGES = ("flash_attn", "ray", "bitsandbytes", "liger_kernel", "lm_eval")
+OPTIONAL_PACKAGES = ("flash_attn", "ray", "bitsandbytes", "liger_kernel", "lm_eval", "sentencepiece")
 DYNAMIC_IMPORTS = ("importlib.import_module", "import_module", "__import__")
 KNOW_TARGET = ("recipes/build.py", "recipes/validate.py", "recipes/compose.py")
 SMALLEST_NUM_FILES = {"conf": 1, "recipes": 3, "datamodules": 15, "lightning_modules": 20, "tests": 15}

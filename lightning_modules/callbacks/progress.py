@@ -6,9 +6,10 @@ them and one every few seconds.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -16,6 +17,9 @@ from tqdm import tqdm
 
 REDRAW_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
+BAR_FORMAT = "{desc}  {remaining} left"
+ASSUMED_COLUMNS, ASSUMED_ROWS = 80, 24
+"""Of a terminal that says it has none, as the pseudo-terminals of containers and schedulers do."""
 
 
 class TrainingProgress(ProgressBar):
@@ -37,9 +41,11 @@ class TrainingProgress(ProgressBar):
         self._next = 0.0
         if self.is_enabled and sys.stderr.isatty():
             total, done = int(trainer.num_training_batches), trainer.global_step
+            columns, rows = terminal_size(sys.stderr)
             self._bar = tqdm(
-                total=total, initial=done, file=sys.stderr, bar_format="{desc}  {remaining} left", dynamic_ncols=True
+                total=total, initial=done, file=sys.stderr, bar_format=BAR_FORMAT, ncols=columns, nrows=rows
             )
+            self._bar.dynamic_ncols = terminal_size  # asked at every drawing; tqdm's own takes 0 columns at their word
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,6 +79,15 @@ class TrainingProgress(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def terminal_size(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows that a line may fill."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except OSError:  # no terminal after all, or none any more
+        columns, rows = 0, 0
+    return columns or ASSUMED_COLUMNS, rows or ASSUMED_ROWS
 
 
 def progress_line(name: str, step: int, total: int, numbers: dict[str, Any]) -> str:

@@ -56,7 +56,9 @@ class StepCheckpoint(Checkpoint):
         stop = trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
         if stop or step % self.every_n_steps == 0 or step >= self.max_steps:
             self._save(trainer)
-        if stop and step < self.max_steps:
+        if step >= self.max_steps:
+            trainer.should_stop = True  # so Lightning validates now, even where its interval does not divide the steps
+        elif stop:
             raise Terminated(step)
 
     def _ask_to_stop(self, *_: Any) -> None:
@@ -66,7 +68,7 @@ class StepCheckpoint(Checkpoint):
         step = trainer.global_step
         if trainer.is_global_zero:
             for path in self.folder.glob("*.ckpt*"):
-                if not is_complete(path):  # what a killed process left
+                if path.suffix == ".partial" or not is_complete(path):  # what a killed process left
                     _remove(path)
         trainer.strategy.barrier()
         trainer.save_checkpoint(self.folder / f"step-{step:07d}.ckpt", weights_only=False)

@@ -6,20 +6,60 @@ along. Runs on GPUs, and over gloo on a laptop.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from lightning_modules.checkpointing import disk_error, not_written, partial_of
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
 
 
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 over all devices, with checkpoints that are folders and can be resumed by any number of devices."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write the folder beside its final place and rename it, so that it is whole or absent.
+
+        Raises:
+            ValueError: A disk could not take it, on whichever rank; all ranks raise it together.
+        """
+        target = Path(self.broadcast(filepath))
+        partial = partial_of(target)
+        try:
+            self._on_first_rank(lambda: _make_empty(partial), target)
+            self._together(lambda: super(ShardedStrategy, self).save_checkpoint(checkpoint, partial), target)
+            self._on_first_rank(lambda: _put_in_place(partial, target), target)
+        except BaseException:
+            if self.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _on_first_rank(self, act: Callable[[], None], target: Path) -> None:
+        self._together(act if self.is_global_zero else lambda: None, target)
+
+    def _together(self, act: Callable[[], None], target: Path) -> None:
+        """Act, and where a disk fails one rank, raise on all: none waits for another in a collective for ever."""
+        failure: BaseException | None = None
+        reason = None
+        try:
+            act()
+        except (CheckpointException, OSError, RuntimeError) as error:
+            if (reason := _reason(error)) is None:
+                raise
+            failure = error
+        reasons: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(reasons, reason)
+        if said := list(filter(None, reasons)):
+            raise not_written(target, said[0]) from failure
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         # The optimizer state of one file is numbered by parameter group; Lightning would read the numbers as the
@@ -46,3 +86,25 @@ def shard(model: CausalLMWithLoss, *, mesh: DeviceMesh, compute_dtype: torch.dty
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=layer_policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    folder.mkdir(parents=True)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    if target.is_dir():  # of an earlier run of this step
+        shutil.rmtree(target)
+    partial.replace(target)
+
+
+def _reason(error: BaseException) -> str | None:
+    """What the disk said, on whichever rank."""
+    if not isinstance(error, CheckpointException):
+        cause = disk_error(error)
+        return None if cause is None else str(cause)
+    # Exceptions that travelled between ranks have lost what they came from, such as the disk's error below torch's own.
+    failures = [failure for failure, _ in error.failures.values()]
+    cause = next((cause for failure in failures if (cause := disk_error(failure))), failures[0])
+    return (str(cause).splitlines() or [type(cause).__name__])[0]

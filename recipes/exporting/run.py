@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
 
+from lightning_modules.models.index.modeling import IndexForCausalLM
+from lightning_modules.models.index.plain_llama import plain_llama
 from recipes.build import build_tokenizer
 from recipes.evaluating import trained_model
 from recipes.exporting.hugging_face import export_hugging_face, model_card
 from recipes.reporting.tables import comparison_table, read_scores
 from recipes.run_folder import RunFolder
+from recipes.verifying.certify import card_section, certify
 
 
 def export_run(config: DictConfig, run: RunFolder) -> Path:
-    """Export a run into its own `export/` folder, with a model card."""
+    """Export a run into its own `export/` folder, with a model card and its certificate."""
     assert run.checkpoint is not None
+    model = trained_model(config, run.checkpoint)
     folder = export_hugging_face(
-        trained_model(config, run.checkpoint),
+        portable(model) if config.export.layout == "portable" else model,
         build_tokenizer(config),
         run.export,
         context_length=config.context_length,
         dtype=getattr(torch, config.export.dtype),
     )
+    del model  # the certificate loads the folder anew
+    certificate = certify(folder)
+    (run.path / "certificate.md").write_text(card_section(certificate), encoding="utf-8")
+    if not certificate.clean:
+        print(certificate.text(), file=sys.stderr)
     write_card(config, run)
     return folder
+
+
+def portable(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in an architecture that programs without our code know, giving the same logits."""
+    return plain_llama(model) if isinstance(model, IndexForCausalLM) else model
 
 
 def write_card(config: DictConfig, run: RunFolder) -> None:
@@ -47,4 +63,6 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
             "commit": info["commit"],
         },
     )
-    (run.export / "README.md").write_text(card, encoding="utf-8")
+    certificate = run.path / "certificate.md"
+    certified = f"\n{certificate.read_text(encoding='utf-8')}" if certificate.exists() else ""
+    (run.export / "README.md").write_text(card + certified, encoding="utf-8")

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from datamodules.batch import num_targets
 from datamodules.step_batches import collate
+from tests.distributed.conftest import TwoRanks
 from tests.distributed.worker import run
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.lightning_modules.tiny_training import uneven_rows
 from tests.numerics.test_packed_equals_separate import separate_loss
 
-ROOT = Path(__file__).parents[2]
 STRATEGIES = ["ddp", "fsdp"]
 
 
@@ -30,17 +24,6 @@ def expected() -> dict[str, torch.Tensor]:
     model = tiny_model("llama", attention="sdpa")
     (separate_loss(model, rows) / sum(num_targets(collate([row])) for row in rows)).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Two steps of two micro-batches on each of two ranks, under each strategy; one start for both."""
-    folder = tmp_path_factory.mktemp("two_ranks")
-    job = {"ranks": 2, "steps": 2, "micro_batches": [1, 1], "strategies": STRATEGIES, "folder": str(folder)}
-    command = [sys.executable, "-m", "tests.distributed.worker", json.dumps(job)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in STRATEGIES}
 
 
 def assert_same_gradient(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -72,9 +55,9 @@ def test_mean_of_micro_batch_means_is_another_gradient(expected: dict[str, torch
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_have_the_gradient_of_one(
-    strategy: str, expected: dict[str, torch.Tensor], two_ranks: dict[str, dict[str, Any]]
+    strategy: str, expected: dict[str, torch.Tensor], two_ranks: TwoRanks
 ) -> None:
-    result = two_ranks[strategy]
+    result = two_ranks.results[strategy]
     assert_same_gradient(result["gradients"][0], expected)
     single = run({"ranks": 1, "strategy": "single", "micro_batches": [4], "steps": 2})
     for name, weight in single["weights"].items():
@@ -83,6 +66,6 @@ def test_two_ranks_have_the_gradient_of_one(
 
 @pytest.mark.parametrize(("strategy", "groups"), [("ddp", 1), ("fsdp", 3)])  # one bucket; two layers and the rest
 def test_gradients_travel_once_a_step_and_not_with_every_micro_batch(
-    strategy: str, groups: int, two_ranks: dict[str, dict[str, Any]]
+    strategy: str, groups: int, two_ranks: TwoRanks
 ) -> None:
-    assert two_ranks[strategy]["reductions"] == 2 * groups
+    assert two_ranks.results[strategy]["reductions"] == 2 * groups

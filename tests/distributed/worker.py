@@ -1,10 +1,12 @@
-"""A few optimizer steps in the real Trainer, written to files: `python -m tests.distributed.worker <job as JSON>`.
+"""A few optimizer steps in the real Trainer, written to files: `python -m tests.distributed.worker <folder>`.
 
-With several devices Lightning starts this module again for each further rank.
+With several devices Lightning starts this module again for each further rank. Starting costs far more than the steps,
+so one start does all jobs of the folder's `jobs.json`: those of `run` here, and those of `stopped_runs`.
 """
 
 import json  # no `annotations` from the future here: DDP looks at the types of its hook
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.step_batches import collate
 from lightning_modules.base import CausalLMModule
+from lightning_modules.optim.muon import muon
+from tests.distributed.stopped_runs import stopped_and_resumed
 from tests.lightning_modules.tiny_training import (
     RecordedGradients,
     make_module,
     make_trainer,
+    sgd,
     step_loader,
     uneven_rows,
     whole,
 )
+
+OPTIMIZERS = {"sgd": sgd, "muon": partial(muon, lr=1e-2, weight_decay=0.1)}
 
 
 class CountedReductions(pl.Callback):
@@ -63,7 +70,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     elif strategy_name == "fsdp":
         strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend="gloo")
     trainer = make_trainer(devices=ranks, strategy=strategy, callbacks=[recorded, reductions])
-    module: CausalLMModule = make_module(max_steps=job["steps"])
+    module: CausalLMModule = make_module(max_steps=job["steps"], optimizer=OPTIMIZERS[job.get("optimizer", "sgd")])
     rows = uneven_rows()[trainer.global_rank :: ranks]
     sizes = job["micro_batches"]
     assert sum(sizes) == len(rows)
@@ -80,11 +87,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    job = json.loads(sys.argv[1])
-    for strategy in job["strategies"]:
-        result = run({**job, "strategy": strategy})
+    folder = Path(sys.argv[1])
+    for name, job in json.loads((folder / "jobs.json").read_text(encoding="utf-8")).items():
+        result = stopped_and_resumed(job, folder / name) if job["kind"] == "stopped" else run(job)
         if result["first"]:
-            torch.save(result, Path(job["folder"]) / f"{strategy}.pt")
+            torch.save(result, folder / f"{name}.pt")
 
 
 if __name__ == "__main__":

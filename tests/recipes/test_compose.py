@@ -56,10 +56,12 @@ def test_groups_win_over_the_config_and_lose_to_the_preset(conf: Path) -> None:
 
 
 def test_another_option_replaces_the_node_of_the_preset() -> None:
-    assert rope(compose([INDEX])) == {"_target_": ADJUSTED_BASE, "rope_theta": 320000.0}
-    assert rope(compose([INDEX, "rope=linear"])) == {"_target_": LINEAR, "factor": None}
-    assert rope(compose([INDEX, "rope=linear", "rope.factor=4"])) == {"_target_": LINEAR, "factor": 4}
-    assert rope(compose(["rope.factor=4", "rope=linear", INDEX])) == {"_target_": LINEAR, "factor": 4}
+    scaled = {"on_scaled_base": "refuse"}
+    assert rope(compose([INDEX])) == {"_target_": ADJUSTED_BASE, "rope_theta": 320000.0, **scaled}
+    assert rope(compose([INDEX, "rope=linear"])) == {"_target_": LINEAR, "factor": None, **scaled}
+    expected = {"_target_": LINEAR, "factor": 4, **scaled}
+    assert rope(compose([INDEX, "rope=linear", "rope.factor=4"])) == expected
+    assert rope(compose(["rope.factor=4", "rope=linear", INDEX])) == expected
 
 
 def test_another_option_replaces_the_node_of_the_scale() -> None:
@@ -106,7 +108,7 @@ def test_result_names_choices_and_recipe() -> None:
         (["recipe=demo/extnd"], ["recipe=demo/extnd does not exist; nearest: demo/extend"]),
         (["recipe=index"], ["nearest: index_1p9b_32k/pretrain"]),
         (["recipe=demo/extend", "rope=lineer"], ["rope=lineer does not exist; nearest: linear"]),
-        (["recipe=demo/extend", "rope=zzz"], ["rope=zzz does not exist; there are: adjusted_base, linear, unchanged"]),
+        (["recipe=demo/extend", "rope=zzz"], ["rope=zzz does not exist; there are: adjusted_base, dynamic_ntk, lin"]),
         (["recipe=demo/extend", "rope=lineer", "scale=toi"], ["rope=lineer", "scale=toi does not exist; nearest: toy"]),
         (["recipe=demo/extend", "--fast"], ["'--fast' is not of the form key=value"]),
         (["recipe=demo/extend", "scale"], ["'scale' is not of the form key=value"]),

@@ -7,18 +7,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_modules.checkpointing import newest_checkpoint, step_of
+from tests import processes
+from tests.processes import PATIENCE_SECONDS
 
-ROOT = Path(__file__).parents[2]
 RECIPE = "demo/base"
 MAX_STEPS = 60
 
@@ -66,35 +66,40 @@ def tiny_words(folder: Path, *, dropout: float = 0.2, **trainer: object) -> list
     ]
 
 
-def start(words: list[str], output_dir: Path) -> subprocess.Popen[str]:
-    """Start training in a process group of its own."""
-    command = [sys.executable, "-m", "recipes.train", *words, f"output_dir={output_dir}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-@contextmanager
-def started(words: list[str], output_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """As `start`, and nothing of the process group is left at the end."""
-    process = start(words, output_dir)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def started(words: list[str], output_dir: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Training started in a process group of its own, of which nothing is left at the end."""
+    return processes.started("recipes.train", *words, f"output_dir={output_dir}")
 
 
 def train(words: list[str], output_dir: Path) -> Path:
     """Train to the end; returns the run's folder, with what was printed beside it in `stdout` and `stderr`."""
     with started(words, output_dir) as process:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, out + err
     run = latest(output_dir)
     (run / "stdout").write_text(out)
     (run / "stderr").write_text(err)
     return run
+
+
+def stop_after_step(words: list[str], output_dir: Path, step: int, stop: Callable[[int], None]) -> tuple[Path, str]:
+    """Train, `stop` the process of this id soon after a checkpoint, and expect a run that says it can go on.
+
+    Returns:
+        The run's newest checkpoint, and what was printed on standard error.
+    """
+    with started(words, output_dir) as process:
+        wait_for_step(process, output_dir, step)
+        time.sleep(0.05)
+        stop(process.pid)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 75, out + err
+    assert "Traceback" not in err
+    checkpoint = newest(latest(output_dir))
+    assert step <= step_of(checkpoint) < MAX_STEPS
+    assert f"stopped by SIGTERM after step {step_of(checkpoint)}, which is saved" in err
+    assert max(losses(latest(output_dir))) == step_of(checkpoint)
+    return checkpoint, err
 
 
 def latest(output_dir: Path) -> Path:
@@ -107,7 +112,7 @@ def run_folders(output_dir: Path) -> list[Path]:
 
 def wait_for_step(process: subprocess.Popen[str], output_dir: Path, step: int) -> None:
     """Until a checkpoint of at least this step is complete."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         link = output_dir / RECIPE / "latest"
@@ -128,10 +133,16 @@ def kill_after_step(words: list[str], output_dir: Path, step: int) -> int:
         assert process.poll() is None, "the run was over before it could be killed; give it more steps"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=20)
-    newest = newest_checkpoint(latest(output_dir) / "checkpoints")
-    assert newest is not None
-    assert step <= step_of(newest) < MAX_STEPS
-    return step_of(newest)
+    reached = step_of(newest(latest(output_dir)))
+    assert step <= reached < MAX_STEPS
+    return reached
+
+
+def newest(run: Path) -> Path:
+    """The newest complete checkpoint of a run that has one."""
+    path = newest_checkpoint(run / "checkpoints")
+    assert path is not None
+    return path
 
 
 def losses(run: Path, tag: str = "train/loss") -> dict[int, list[float]]:
@@ -147,7 +158,5 @@ def losses(run: Path, tag: str = "train/loss") -> dict[int, list[float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = newest_checkpoint(run / "checkpoints")
-    assert newest is not None
-    assert step_of(newest) == MAX_STEPS
-    return torch.load(newest, map_location="cpu", weights_only=True)["state_dict"]
+    assert step_of(newest(run)) == MAX_STEPS
+    return torch.load(newest(run), map_location="cpu", weights_only=True)["state_dict"]

@@ -5,30 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_modules.checkpointing import newest_checkpoint, step_of
+from lightning_modules.checkpointing import step_of
 from tests.resume.recipe_runs import (
     MAX_STEPS,
     kill_after_step,
-    latest,
     losses,
     run_folders,
-    started,
+    stop_after_step,
     tiny_words,
     train,
-    wait_for_step,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("text")
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +55,15 @@ def test_killed_run_goes_on_bit_for_bit(num_workers: int, folder: Path, uninterr
     assert_continued_exactly(run, uninterrupted, resumed_at=resumed_at)
 
 
-def test_sigterm_saves_the_step_at_hand_and_exits_75_to_go_on_bit_for_bit(
+def test_sigterm_to_all_processes_saves_the_step_at_hand_and_exits_75_to_go_on_bit_for_bit(
     folder: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    words = tiny_words(folder, checkpoint_every_n_steps=13)
-    with started(words, tmp_path) as process:
-        wait_for_step(process, tmp_path, 13)
-        time.sleep(0.05)
-        os.kill(process.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == 75, out + err
-    newest = newest_checkpoint(latest(tmp_path) / "checkpoints")
-    assert newest is not None
-    assert f"stopped by SIGTERM after step {step_of(newest)}, which is saved" in err
-    assert "Traceback" not in err
-    assert sorted(losses(latest(tmp_path)))[-1] == step_of(newest)
+    """As a scheduler does it: to the whole process group, and so to the loader workers too."""
+    words = [*tiny_words(folder, checkpoint_every_n_steps=13), "data.num_workers=2"]
+    checkpoint, _ = stop_after_step(words, tmp_path, 13, lambda pid: os.killpg(pid, signal.SIGTERM))
     run = train(words, tmp_path)
     assert run_folders(tmp_path) == [run]
-    assert_continued_exactly(run, uninterrupted, resumed_at=step_of(newest))
+    assert_continued_exactly(run, uninterrupted, resumed_at=step_of(checkpoint))
     assert len(list((run / "checkpoints").iterdir())) == 2  # trainer.keep_checkpoints, over both processes
 
 

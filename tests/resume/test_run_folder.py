@@ -31,6 +31,7 @@ def make_config(folder: Path, **keys: Any) -> DictConfig:
         {
             "recipe_name": "demo/base",
             "output_dir": str(folder),
+            "run_folder": None,
             "resume": "auto",
             "checkpoint": None,
             "optimizer": {"lr": 1e-3, "weight_decay": 0.1},

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
-from typing import Any
+import termios
+from typing import Any, TextIO
 
 import pytest
 
@@ -33,11 +38,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def train(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **options: Any) -> str:
+def fit(monkeypatch: pytest.MonkeyPatch, stream: TextIO) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     step = [collate([make_row((32,), seed=0)])]
-    trainer = make_trainer(callbacks=[TrainingProgress()], enable_progress_bar=True, **options)
+    trainer = make_trainer(callbacks=[TrainingProgress()], enable_progress_bar=True)
     trainer.fit(make_module(max_steps=4), step_loader([step] * 4))
+
+
+def train(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> str:
+    fit(monkeypatch, stream)
     return stream.getvalue()
 
 
@@ -50,6 +59,27 @@ def test_terminal_gets_one_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch)
     assert " left" in last
     assert "Epoch" not in text
     assert "v_num" not in text
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(0, 80), (30, 30), (200, 200)])
+def test_line_fills_the_terminal_and_80_columns_of_one_that_has_none(
+    columns: int, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pseudo-terminal has 0 rows and 0 columns until somebody says otherwise."""
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
+    main, terminal = pty.openpty()
+    if columns:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(terminal, "w") as stream, open(main, "rb", buffering=0) as screen:  # noqa: PTH123
+        fit(monkeypatch, stream)
+        os.write(terminal, b"end")
+        text = ""
+        while not text.endswith("end"):
+            text += screen.read(4096).decode()
+    last = text.removesuffix("end").rstrip("\r\n").split("\r")[-1].rstrip()
+    assert last.startswith("train  4/4  loss ")
+    assert len(last) <= shown
+    assert (" left" in last) == (shown >= 80)
 
 
 def test_file_gets_whole_lines_and_few(monkeypatch: pytest.MonkeyPatch) -> None:

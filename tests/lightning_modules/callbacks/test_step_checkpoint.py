@@ -101,3 +101,29 @@ def test_finished_run_resumed_does_nothing_more(tmp_path: Path) -> None:
     assert again.global_step == MAX_STEPS
     for ours, theirs in zip(again.parameters(), done.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class ValidatedAt(pl.Callback):
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1.0, [7]), (7, [7]), (3, [3, 6, 7]), (2, [2, 4, 6, 7]), (5, [5, 7])])
+def test_validation_follows_the_last_step_once_whatever_its_interval(
+    every: float, expected: list[int], tmp_path: Path
+) -> None:
+    validated = ValidatedAt()
+    batch = collate([make_row((32,), seed=0)])
+    checkpoint = StepCheckpoint(tmp_path, every_n_steps=100, keep=1, max_steps=MAX_STEPS)
+    trainer = make_trainer(
+        callbacks=[validated, checkpoint],
+        enable_checkpointing=True,
+        val_check_interval=every,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(make_module(max_steps=MAX_STEPS), step_loader([[batch]] * MAX_STEPS), step_loader([batch]))  # type: ignore[list-item]
+    assert validated.steps == expected
+    assert trainer.callback_metrics["val_loss"] > 0

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_modules.checkpointing import load_weights, newest_checkpoint, step_of
+from lightning_modules.checkpointing import is_complete, load_weights, step_of
 from lightning_modules.loading import ModelFromScratch
+from tests.processes import PATIENCE_SECONDS
 from tests.resume.recipe_runs import (
     MAX_STEPS,
     kill_after_step,
     latest,
     losses,
+    newest,
     run_folders,
     started,
+    stop_after_step,
     tiny_words,
     train,
     wait_for_step,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("text")
 
 
 @pytest.fixture(scope="module")
@@ -69,37 +68,43 @@ def loaded(run: Path) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def newest(run: Path) -> Path:
-    path = newest_checkpoint(run / "checkpoints")
-    assert path is not None
-    return path
-
-
 def test_ddp_whose_first_rank_got_sigterm_resumed_on_one_device_equals_one_device(
     folder: Path, single: Path, tmp_path: Path
 ) -> None:
-    with started([*tiny_words(folder, dropout=0.0, devices=2), "strategy=ddp"], tmp_path) as process:
-        wait_for_step(process, tmp_path, 20)
-        time.sleep(0.05)
-        os.kill(process.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, out + err
-    assert "Traceback" not in err
-    run = latest(tmp_path)
-    assert newest(run).is_file()
-    assert sorted(losses(run))[-1] == step_of(newest(run)) < MAX_STEPS
-    train(tiny_words(folder, dropout=0.0), tmp_path)
+    words = [*tiny_words(folder, dropout=0.0, devices=2), "strategy=ddp"]
+    checkpoint, _ = stop_after_step(words, tmp_path, 20, lambda pid: os.kill(pid, signal.SIGTERM))
+    assert checkpoint.is_file()
+    run = train(tiny_words(folder, dropout=0.0), tmp_path)
     assert run_folders(tmp_path) == [run]
     assert_same_run(run, single)
 
 
-def test_fsdp_killed_on_two_devices_and_resumed_on_one_equals_one_device(
+def test_fsdp_that_met_a_full_disk_and_a_kill_on_two_devices_resumed_on_one_equals_one_device(
     folder: Path, single: Path, tmp_path: Path
 ) -> None:
-    kill_after_step([*tiny_words(folder, dropout=0.0, devices=2), "strategy=fsdp"], tmp_path, 20)
-    run = latest(tmp_path)
-    assert newest(run).is_dir()
-    train([*tiny_words(folder, dropout=0.0, devices=1), "strategy=fsdp"], tmp_path)
+    words = [*tiny_words(folder, dropout=0.0, devices=2), "strategy=fsdp"]
+    fill_the_disk_of_the_last_rank(words, tmp_path, 10)
+    kill_after_step(words, tmp_path, 30)
+    assert newest(latest(tmp_path)).is_dir()
+    run = train([*tiny_words(folder, dropout=0.0, devices=1), "strategy=fsdp"], tmp_path)
     assert run_folders(tmp_path) == [run]
     assert newest(run).is_dir()
     assert_same_run(run, single)
+
+
+def fill_the_disk_of_the_last_rank(words: list[str], output_dir: Path, step: int) -> None:
+    """Train until the second rank may not write another checkpoint, which the first one says in one sentence."""
+    with started(words, output_dir) as process:
+        wait_for_step(process, output_dir, step)
+        (rank,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        resource.prlimit(int(rank), resource.RLIMIT_FSIZE, (1000, 1000))  # the kernel refuses what is beyond
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 2, err
+    (said,) = (line for line in err.splitlines() if not line.startswith(("train  ", "tokenise ")) and line)
+    assert re.fullmatch(
+        r"error: checkpoint \S+/step-00000\d0.ckpt could not be written \(.+\); the previous one is intact", said
+    )
+    run = latest(output_dir)
+    assert step <= step_of(newest(run)) < MAX_STEPS
+    assert all(is_complete(path) for path in (run / "checkpoints").iterdir())
+    assert "Traceback (most recent call last)" in (run / "log.txt").read_text()

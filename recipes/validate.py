@@ -203,6 +203,7 @@ def model_faults(config: DictConfig) -> Iterator[str]:
             f" says {length}; set model.original_context_length={length}"
         )
         return
+    yield from _stated_rope_faults(config, model_config)
     try:
         covered = resolve_rope(model_config, method, config.context_length).covered_length
         if config.packing.max_seqlen > covered:
@@ -212,6 +213,17 @@ def model_faults(config: DictConfig) -> Iterator[str]:
             )
     except ValueError as error:
         yield one_sentence(error)
+
+
+def _stated_rope_faults(config: DictConfig, model_config: Any) -> Iterator[str]:
+    """What the recipe says about the base model's RoPE, for readers without the model, against its configuration."""
+    from lightning_modules.rope.config import base_rope
+
+    rope = base_rope(model_config)
+    actual = {"model.head_dim": rope.head_dim, "model.original_rope_theta": rope.rope_parameters["rope_theta"]}
+    for key, value in actual.items():
+        if (stated := value_of(config, key)) is not None and stated != value:
+            yield f"{key}={stated}, but the model's configuration says {value}; set {key}={value}"
 
 
 def _missing_folders(config: DictConfig) -> Iterator[str]:

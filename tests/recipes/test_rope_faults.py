@@ -159,3 +159,15 @@ def test_a_model_whose_config_lacks_a_theta_is_refused(refusal: Refusal, changed
 def test_a_float_length_in_config_json_is_refused(refusal: Refusal, changed_model: Callable[..., str]) -> None:
     (found,) = refusal(changed_model(max_position_embeddings=512.0))
     assert "max_position_embeddings' expected int, got float (value: 512.0)); set model.source.name_or_path" in found
+
+
+def test_what_the_recipe_says_about_the_base_models_rope_is_held_to_its_configuration(
+    refusal: Refusal, changed_model: Callable[..., str]
+) -> None:
+    folder = changed_model().removeprefix("model.source.name_or_path=")
+    words = ["model=hugging_face", f"model.source.name_or_path={folder}", "model.original_context_length=512"]
+    assert refusal(*words, "model.head_dim=128", "model.original_rope_theta=5e5") == [
+        "model.head_dim=128, but the model's configuration says 16; set model.head_dim=16",
+        "model.original_rope_theta=500000.0, but the model's configuration says 10000.0;"
+        " set model.original_rope_theta=10000.0",
+    ]

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from recipes.compose import Composed, ConfigError, dotted_keys, one_sentence, plain
+from recipes.exporting.settings import export_faults
 from recipes.judging import mixtures, pair_faults, value_faults, value_of
 
 ALLOWED_TARGETS = ("datamodules.", "lightning_modules.", "torch.optim.", "lightning.", "torchmetrics.")
@@ -60,7 +61,8 @@ def validate(composed: Composed) -> None:
     faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
     faults += [*signature_faults(config), *kind_faults(config, allowed)]
     if not faults:
-        faults = [*length_schedule_faults(config), *model_faults(config), *corpus_faults(config)]
+        faults = [*export_faults(config.export), *length_schedule_faults(config)]
+        faults += [*model_faults(config), *corpus_faults(config)]
     if faults:
         # A value of the wrong kind is found by its key and by its signature; the first says more.
         by_place = {fault.split(" must ")[0]: fault for fault in reversed(faults)}

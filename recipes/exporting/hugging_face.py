@@ -9,11 +9,16 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from recipes.verifying.dialects import older_keys
+from recipes.verifying.folder import text_part
 
 
 def export_hugging_face(
@@ -23,68 +28,70 @@ def export_hugging_face(
     *,
     context_length: int,
     dtype: torch.dtype = torch.float32,
+    max_shard_size: str | None = None,
 ) -> Path:
-    """Write model and tokenizer to a folder, whole or not at all.
+    """Write model and tokenizer, with its chat template, to a folder, whole or not at all.
 
     Args:
-        model: The model, its RoPE already patched.
+        model: The model, its RoPE already patched; an adapter of it already merged.
         tokenizer: Its tokenizer.
         folder: Final place; an earlier export there is replaced.
         context_length: Tokens that the model reads, written into the tokenizer too.
         dtype: Precision of the weights on disk.
+        max_shard_size: Largest file of weights, such as 5GB, in units of 1000; one file if None.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     converted: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor, which is written once
     state = {
         name: converted.setdefault((tensor.data_ptr(), tensor.shape), tensor.detach().to(dtype))
         for name, tensor in model.state_dict().items()
     }
+    num_bytes = sum(tensor.nbytes for tensor in state.values())
     with torch.device("meta"):
         shell = type(model)(copy.deepcopy(model.config))
         shell.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  # save_pretrained writes the shell's dtype
     shell.config.use_cache = True
-    shell.generation_config = model.generation_config
-    shell.save_pretrained(partial, state_dict=state)
-    tokenizer.model_max_length = context_length
-    tokenizer.save_pretrained(partial)
-    write_both_dialects(partial / "config.json")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    shell.generation_config = _for_generating(model.generation_config, context_length)
+    with replaced_whole(folder) as partial:
+        shell.save_pretrained(partial, state_dict=state, max_shard_size=max_shard_size or num_bytes + 1)
+        save_tokenizer(tokenizer, partial, context_length=context_length)
+        write_both_dialects(partial / "config.json")
     return folder
 
 
+@contextmanager
+def replaced_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the final one's place only once everything is written."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, context_length: int) -> None:
+    tokenizer.model_max_length = context_length
+    tokenizer.save_pretrained(folder)
+
+
 def write_both_dialects(file: Path) -> None:
-    """Add `rope_theta` and `rope_scaling`, the keys of transformers 4, to a `config.json` of transformers 5."""
+    """Add the keys of transformers 4 to a `config.json` of transformers 5, and make its length an integer.
+
+    They stand where the language model's other keys are: at the top, or in the `text_config` of a multimodal model.
+    """
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    parameters = config.get("rope_parameters")
-    if not parameters or "rope_theta" not in parameters:
-        return  # several rope types per layer kind have no older dialect
-    config["rope_theta"] = parameters["rope_theta"]
-    scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
-    config["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
-    config["max_position_embeddings"] = int(config["max_position_embeddings"])
+    text = text_part(config)
+    if parameters := text.get("rope_parameters"):
+        text.update(older_keys(parameters, model_type=text["model_type"]))
+    if (length := text.get("max_position_embeddings")) is not None:
+        text["max_position_embeddings"] = int(length)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def model_card(*, recipe: str, about: dict[str, Any], table: str, facts: dict[str, Any]) -> str:
-    """The README.md of an exported model: recipe, numbers, versions."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "---",
-        f"# {recipe}",
-        "",
-        f"Trained by `python -m recipes.run recipe={recipe}` of long-context-recipes.",
-        f"Paper: {about['paper']}. Extends: {about['extends']}.",
-        "",
-        table.strip(),
-        "",
-        "Perplexity is of the same last tokens of held-out windows at every length; needle recall is teacher-forced"
-        " exact match, mean over depths.",
-        "",
-        *(f"- {name}: {value}" for name, value in facts.items()),
-    ]
-    return "\n".join(lines) + "\n"
+def _for_generating(settings: GenerationConfig, context_length: int) -> GenerationConfig:
+    """The base model's own settings, without what would slow generation down or end it at the base model's length."""
+    settings = copy.deepcopy(settings)
+    settings.use_cache = True
+    if settings.max_length is not None:
+        settings.max_length = max(settings.max_length, context_length)
+    return settings

@@ -13,29 +13,48 @@ from lightning_modules.models.index.modeling import IndexForCausalLM
 from lightning_modules.models.index.plain_llama import plain_llama
 from recipes.build import build_tokenizer
 from recipes.evaluating import trained_model
-from recipes.exporting.hugging_face import export_hugging_face, model_card
+from recipes.exporting.card import model_card
+from recipes.exporting.clients import client_section
+from recipes.exporting.gguf import export_gguf, refuse_gguf
+from recipes.exporting.hugging_face import export_hugging_face
+from recipes.exporting.settings import export_faults
 from recipes.reporting.tables import comparison_table, read_scores
 from recipes.run_folder import RunFolder
 from recipes.verifying.certify import card_section, certify
+from recipes.verifying.folder import read_json
 
 
 def export_run(config: DictConfig, run: RunFolder) -> Path:
-    """Export a run into its own `export/` folder, with a model card and its certificate."""
+    """Export a run into its own `export/` folder, with a model card and its certificate.
+
+    Raises:
+        ValueError: If the format cannot be written here, or not with this RoPE; nothing has been written then.
+    """
     assert run.checkpoint is not None
-    model = trained_model(config, run.checkpoint)
+    settings = config.export
+    for fault in export_faults(settings):
+        raise ValueError(fault)
+    trained = trained_model(config, run.checkpoint)
+    model = portable(trained) if settings.layout == "portable" else trained
+    if settings.format == "gguf":
+        refuse_gguf(model.config.to_dict())
     folder = export_hugging_face(
-        portable(model) if config.export.layout == "portable" else model,
+        model,
         build_tokenizer(config),
         run.export,
         context_length=config.context_length,
-        dtype=getattr(torch, config.export.dtype),
+        dtype=getattr(torch, settings.dtype),
+        max_shard_size=settings.max_shard_size,
     )
-    del model  # the certificate loads the folder anew
+    del model, trained  # the certificate loads the folder anew
     certificate = certify(folder)
     (run.path / "certificate.md").write_text(card_section(certificate), encoding="utf-8")
     if not certificate.clean:
         print(certificate.text(), file=sys.stderr)
     write_card(config, run)
+    if settings.format == "gguf":  # last, for the folder is whole without it
+        export_gguf(folder, dtype=settings.dtype)
+        write_card(config, run)
     return folder
 
 
@@ -62,7 +81,14 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
             "versions": ", ".join(f"{name} {number}" for name, number in info["versions"].items()),
             "commit": info["commit"],
         },
+        sections=_sections(run, context_length=config.context_length),
     )
+    (run.export / "README.md").write_text(card, encoding="utf-8")
+
+
+def _sections(run: RunFolder, *, context_length: int) -> tuple[str, ...]:
+    """Which programs read the export, and its certificate."""
+    gguf = next((file.name for file in sorted(run.export.glob("*.gguf"))), "")
+    programs = client_section(read_json(run.export / "config.json"), context_length=context_length, gguf=gguf)
     certificate = run.path / "certificate.md"
-    certified = f"\n{certificate.read_text(encoding='utf-8')}" if certificate.exists() else ""
-    (run.export / "README.md").write_text(card + certified, encoding="utf-8")
+    return (programs, *([certificate.read_text(encoding="utf-8")] if certificate.exists() else []))

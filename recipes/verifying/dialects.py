@@ -25,6 +25,20 @@ from recipes.verifying.folder import in_short
 
 OLDER_KEYS = ("rope_theta", "rope_scaling", "rope_local_base_freq")
 
+LENGTH_AT_TOP = ("longrope",)
+"""Values of rope_type whose original length transformers 4 looks for beside rope_scaling, not in it."""
+
+_FACTOR_ALONE = {"linear": ("factor",), "dynamic": ("factor",)}
+ALLOWED_OF_OLD = {
+    "phi3": {"longrope": ("short_factor", "long_factor")},  # the factor is the quotient of the lengths there
+    "olmo": _FACTOR_ALONE,
+    "olmo2": _FACTOR_ALONE,
+}
+"""Model type -> rope_type -> the keys beside `type` that transformers 4 takes; with any other it refuses the model.
+
+Other rope types it refuses for these models in any form, which is better than a silent default.
+"""
+
 
 def what_older_readers_compute(config: dict[str, Any]) -> Iterator[Finding]:
     """Compares the two dialects of a language model's config by their tables.
@@ -46,10 +60,11 @@ def what_older_readers_compute(config: dict[str, Any]) -> Iterator[Finding]:
     if unsayable := [table.name for kind, table in ours.items() if kind not in theirs]:
         yield Finding(WARNING, f"{' and '.join(unsayable)} have a RoPE of their own, which the older keys cannot say")
     elif apart := [words for kind, table in ours.items() for words in _apart(theirs[kind], table)]:
+        keys = older_keys(newer.rope_parameters, model_type=newer.model_type)
         yield Finding(
             VIOLATION,
             f"another RoPE, without an error: {said}; {'; '.join(apart)}",
-            f"if rope_parameters are right, write into config.json: {json.dumps(older_keys(newer))[1:-1]}",
+            f"if rope_parameters are right, write into config.json: {json.dumps(keys)[1:-1]}",
         )
     else:
         yield Finding(OK, f"the same RoPE: {said}")
@@ -60,13 +75,20 @@ def newer_dialect(config: dict[str, Any]) -> dict[str, Any]:
     return without(config, *OLDER_KEYS)
 
 
-def older_keys(newer: PreTrainedConfig) -> dict[str, Any]:
-    """The keys that say to older readers what `rope_parameters` say to newer ones."""
-    parameters: dict[str, Any] = newer.rope_parameters
+def older_keys(parameters: dict[str, Any], *, model_type: str) -> dict[str, Any]:
+    """The keys that say to older readers what `rope_parameters` say to newer ones.
+
+    Args:
+        parameters: The `rope_parameters` of a config, nested by layer kind where they are.
+        model_type: Of the same config; Phi-3's older form has fewer keys than others'.
+    """
     if "rope_theta" in parameters:
-        return _flat(parameters)
-    full, sliding = parameters.get("full_attention", {}), parameters.get("sliding_attention", {})
-    return {**_flat(full), "rope_local_base_freq": sliding.get("rope_theta")}  # Gemma 3's way
+        return _flat(parameters, model_type)
+    full, sliding = parameters.get("full_attention"), parameters.get("sliding_attention") or {}
+    if not full:
+        return {}  # layer kinds that older readers have no keys for
+    local = {"rope_local_base_freq": sliding["rope_theta"]} if "rope_theta" in sliding else {}  # Gemma 3's way
+    return {**_flat(full, model_type), **local}
 
 
 def as_config(config: dict[str, Any]) -> PreTrainedConfig:
@@ -117,10 +139,16 @@ def _apart(theirs: RotaryTable, ours: RotaryTable) -> Iterator[str]:
                 yield f"{key} of {ours.name} is another, which counts beyond the original length"
 
 
-def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
+def _flat(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
     scaling = without(parameters, "rope_theta", "partial_rotary_factor")
+    rope_type = scaling.get("rope_type", "default")
     keys: dict[str, Any] = {"rope_theta": parameters.get("rope_theta")}
-    keys["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    keys["rope_scaling"] = None if rope_type == "default" else scaling
     if "partial_rotary_factor" in parameters:
         keys["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+    if rope_type in LENGTH_AT_TOP:
+        keys["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
+    allowed = ALLOWED_OF_OLD.get(model_type, {}).get(rope_type, ())
+    if allowed and "attention_factor" not in scaling:
+        keys["rope_scaling"] = {"type": rope_type, **{key: scaling[key] for key in allowed}}
     return keys

@@ -1,0 +1,1 @@
+"""Exported folders in programs that share no code with this repository; `benchmarks.readers_agree` runs them."""

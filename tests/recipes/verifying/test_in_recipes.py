@@ -41,5 +41,5 @@ def test_an_export_is_clean_for_older_readers_too_and_its_card_says_so(
     capsys.readouterr()
     assert exit_status(lambda: verify([f"checkpoint={folder}"])) == 0
     page = capsys.readouterr().out
-    assert "the same RoPE: default, theta 85550" in page
+    assert "the same RoPE: default, theta 320000" in page
     assert "rope_theta is absent" not in page

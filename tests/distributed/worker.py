@@ -92,6 +92,8 @@ def main() -> None:
         result = stopped_and_resumed(job, folder / name) if job["kind"] == "stopped" else run(job)
         if result["first"]:
             torch.save(result, folder / f"{name}.pt")
+    if torch.distributed.is_initialized():  # left open, gloo's threads now and then abort the process on its way out
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_trainer_loop_costs_at_most_a_millisecond_a_step_over_a_bare_loop() -> None:
-    """CPU time of the process, the least disturbed steps of both loops, taken in turns."""
+    """CPU time of the process, medians of steps taken in turns: what else runs on the machine hardly matters."""
     command = [sys.executable, "-m", "benchmarks.loop_overhead"]
     table = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     rows = {line[:12].strip(): [float(word) for word in line[12:].split()] for line in table.splitlines()[1:]}

@@ -29,6 +29,7 @@ class Batch(TypedDict):
     position_ids: torch.Tensor  # [B, T] int64, what RoPE sees; may jump or restart
     document_ids: torch.Tensor  # [B, T] int64, who may see whom; need not be contiguous; padding is PADDING_DOCUMENT
     source_ids: NotRequired[torch.Tensor]  # [B, T] int64, the source that a token is of, for the log
+    loss_weights: NotRequired[torch.Tensor]  # [B, T] float32, what the loss of a label counts for; all 1 if absent
 
 
 def shifted_targets(batch: Batch) -> torch.Tensor:
@@ -45,9 +46,27 @@ def shifted_targets(batch: Batch) -> torch.Tensor:
     return targets
 
 
+def shifted_weights(batch: Batch) -> torch.Tensor | None:
+    """What the loss at each position counts for: the weight of the label one to the right.
+
+    Returns:
+        [B, T] float32, 0 at the last position of each row; None where every label counts the same.
+    """
+    weights = batch.get("loss_weights")
+    return None if weights is None else torch.nn.functional.pad(weights[:, 1:], (0, 1))
+
+
 def num_targets(batch: Batch) -> int:
     """How many positions of the batch contribute a loss."""
     return int((shifted_targets(batch) != IGNORE_INDEX).sum())
+
+
+def target_weight(batch: Batch) -> float:
+    """The sum of the weights of the positions that contribute a loss; their number where none has a weight."""
+    weights = shifted_weights(batch)
+    if weights is None:
+        return float(num_targets(batch))
+    return float(weights[shifted_targets(batch) != IGNORE_INDEX].double().sum())
 
 
 def to_device(batch: Batch, device: torch.device | str, **options: Any) -> Batch:

@@ -1,7 +1,8 @@
 """What continued pre-training and supervised fine-tuning share: a decoder trained one whole optimizer step at a time.
 
-The gradient of a step is the mean over its target tokens, across micro-batches and ranks, whatever the layout. So the
-number of targets of the whole step is known before its first micro-batch and scales every micro-batch's summed loss.
+The gradient of a step is the mean over its target tokens, weighted where the recipe weights samples, across
+micro-batches and ranks, whatever the layout. So what the targets of the whole step weigh together (without weights:
+their number) is known before its first micro-batch and scales every micro-batch's summed loss.
 Lightning's own accumulation averages micro-batch means, which with uneven batches is another gradient (a factor of two
 was measured); optimization is therefore manual, and one batch of the loader is one optimizer step.
 """
@@ -19,7 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStra
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from datamodules.batch import IGNORE_INDEX, Batch, num_targets, shifted_targets, to_device
+from datamodules.batch import IGNORE_INDEX, Batch, shifted_targets, target_weight, to_device
 from lightning_modules.length_schedule import LengthSchedule
 from lightning_modules.metrics.position_loss import PositionLoss
 from lightning_modules.metrics.source_loss import SourceLoss
@@ -37,6 +38,12 @@ class ModelSource(Protocol):
     def load(self) -> PreTrainedModel: ...
 
 
+class ModelChange(Protocol):
+    """What is done to a loaded model before it trains: adapters, or how its activations are held."""
+
+    def apply(self, causal_lm: PreTrainedModel) -> None: ...
+
+
 class CausalLMModule(pl.LightningModule):
     """A causal language model in training.
 
@@ -48,6 +55,8 @@ class CausalLMModule(pl.LightningModule):
         max_seqlen: Tokens of a row, for the loss by position.
         gradient_clip_norm: Largest norm of a step's gradient; None does not clip.
         gradient_checkpointing: Recompute each layer's activations in the backward pass.
+        adapter: Puts adapters into the model and freezes the rest; None trains every parameter.
+        activation_memory: How activations are held between forward and backward; None holds them all.
         loss_chunk_size: Positions whose logits exist at a time.
         log_every_n_steps: How often numbers are gathered and logged; other steps only train.
         compute_dtype: Working precision of a sharded model; elsewhere the trainer's precision decides.
@@ -66,6 +75,8 @@ class CausalLMModule(pl.LightningModule):
         max_seqlen: int,
         gradient_clip_norm: float | None = 1.0,
         gradient_checkpointing: bool = False,
+        adapter: ModelChange | None = None,
+        activation_memory: ModelChange | None = None,
         loss_chunk_size: int = 1024,
         log_every_n_steps: int = 10,
         compute_dtype: torch.dtype = torch.float32,
@@ -82,6 +93,8 @@ class CausalLMModule(pl.LightningModule):
         self.max_seqlen = max_seqlen
         self.gradient_clip_norm = gradient_clip_norm
         self.gradient_checkpointing = gradient_checkpointing
+        self.adapter = adapter
+        self.activation_memory = activation_memory
         self.loss_chunk_size = loss_chunk_size
         self.log_every_n_steps = log_every_n_steps
         self.compute_dtype = compute_dtype
@@ -104,6 +117,9 @@ class CausalLMModule(pl.LightningModule):
         if self.model is not None:
             return
         causal_lm = self.source.load()
+        for change in (self.adapter, self.activation_memory):
+            if change is not None:
+                change.apply(causal_lm)
         if self.gradient_checkpointing:
             # Renamed between transformers 5.17 and 5.23, its keyword too.
             enable = getattr(causal_lm, "activation_checkpointing_enable", None)
@@ -139,14 +155,14 @@ class CausalLMModule(pl.LightningModule):
         step = self.global_step
         self._seed_dropout(step)
         optimizer: Any = self.optimizers()
-        scale = self.trainer.world_size / self._targets_of_step(micro_batches)  # strategies average over ranks
+        scale = self.trainer.world_size / self._weight_of_step(micro_batches)  # strategies average over ranks
         logs = self._logs_at(step)
         window = self._window_at(step)
         for k, micro_batch in enumerate(micro_batches):
             batch = to_device(micro_batch, self.device, non_blocking=True)
             last = k == len(micro_batches) - 1
             with synchronise_gradients(self.trainer.strategy.model, self.model, last=last):
-                loss_sum, token_losses = self.model(batch, window=window)
+                loss_sum, token_losses, _ = self.model(batch, window=window)
                 self._backward(loss_sum * scale)
             if logs:
                 targets = shifted_targets(batch) != IGNORE_INDEX
@@ -191,10 +207,10 @@ class CausalLMModule(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _targets_of_step(self, micro_batches: list[Batch]) -> int:
-        """Target tokens of the whole optimizer step, over all micro-batches and ranks."""
-        own = torch.tensor(sum(map(num_targets, micro_batches)), device=self.device)
-        total = int(self.trainer.strategy.reduce(own, reduce_op="sum"))
+    def _weight_of_step(self, micro_batches: list[Batch]) -> float:
+        """What the target tokens of the whole optimizer step weigh, over all micro-batches and ranks."""
+        own = torch.tensor(sum(map(target_weight, micro_batches)), device=self.device, dtype=torch.float64)
+        total = float(self.trainer.strategy.reduce(own, reduce_op="sum"))
         if total == 0:
             raise ValueError(f"optimizer step {self.global_step} has no target token; every label is masked")
         return total
@@ -250,7 +266,7 @@ class CausalLMModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.model is not None
-        _, token_losses = self.model(batch)
+        _, token_losses, _ = self.model(batch)
         self.val_loss.update(token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
 
     def on_validation_epoch_end(self) -> None:

@@ -25,12 +25,15 @@ class ChunkedLoss(NamedTuple):
     """Loss of N positions.
 
     Attributes:
-        loss_sum: Scalar fp32, differentiable: the sum over target tokens (divide by the count of the whole step).
-        token_losses: [N] fp32, detached; 0 where the target is IGNORE_INDEX.
+        loss_sum: Scalar fp32, differentiable: the weighted sum over target tokens (divide by the weight of the whole
+            step, which is their number where there are no weights).
+        token_losses: [N] fp32, detached and not weighted; 0 where the target is IGNORE_INDEX.
+        token_correct: [N] bool, where no token is more likely than the target; false where there is no target.
     """
 
     loss_sum: torch.Tensor
     token_losses: torch.Tensor
+    token_correct: torch.Tensor
 
 
 def chunked_linear_cross_entropy(
@@ -40,6 +43,7 @@ def chunked_linear_cross_entropy(
     *,
     chunk_size: int = 1024,
     bias: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> ChunkedLoss:
     """Sum of `cross_entropy(hidden @ weight.T + bias, targets)` over target tokens; no target gives 0, not NaN.
 
@@ -52,9 +56,10 @@ def chunked_linear_cross_entropy(
         targets: [N] int64, already shifted; IGNORE_INDEX where no loss.
         chunk_size: Positions whose logits exist at once; C*V fp32 numbers is the memory of this loss.
         bias: [V], or None.
+        weights: [N] fp32, what each loss counts for in the sum; None counts each once.
 
     Returns:
-        The sum and the losses of each token.
+        The sum, the losses of each token, and which tokens are the most likely.
 
     Raises:
         ValueError: If `chunk_size` is below 1 or the shapes do not fit.
@@ -66,10 +71,10 @@ def chunked_linear_cross_entropy(
             f"hidden {list(hidden.shape)}, weight {list(weight.shape)} and targets {list(targets.shape)} "
             "do not fit [N, H], [V, H] and [N]"
         )
-    loss_sum, token_losses = _ChunkedLinearCrossEntropy.apply(
-        hidden, weight, bias, targets, chunk_size, torch.is_grad_enabled()
+    found = _ChunkedLinearCrossEntropy.apply(
+        hidden, weight, bias, targets, weights, chunk_size, torch.is_grad_enabled()
     )  # pyright: ignore[reportGeneralTypeIssues]
-    return ChunkedLoss(loss_sum, token_losses)
+    return ChunkedLoss(*found)  # type: ignore[misc]
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
@@ -80,9 +85,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
+        weights: torch.Tensor | None,
         chunk_size: int,
         grad_enabled: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         # ctx.needs_input_grad is true under torch.no_grad() too, hence the flag.
         wants_hidden, wants_weight, wants_bias = (grad_enabled and needs for needs in ctx.needs_input_grad[:3])
         device = hidden.device.type
@@ -91,6 +97,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         head_bias = None if bias is None else bias.to(dtype)
 
         token_losses = torch.zeros(len(targets), dtype=torch.float32, device=hidden.device)
+        token_correct = torch.zeros(len(targets), dtype=torch.bool, device=hidden.device)
         grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
@@ -105,6 +112,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 logits = torch.nn.functional.linear(chunk, head, head_bias).float()  # [C, V]
                 logits -= logits.amax(-1, keepdim=True)
                 target_logits = logits.gather(-1, chunk_targets)
+                token_correct[positions] = target_logits[:real, 0] == 0  # the highest of its row
                 partition = logits.exp_().sum(-1, keepdim=True)
                 token_losses[positions] = (partition.log() - target_logits).squeeze(-1)[:real]
                 if not (wants_hidden or wants_weight or wants_bias):
@@ -113,6 +121,8 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 grad_logits = logits.div_(partition)
                 grad_logits.scatter_add_(-1, chunk_targets, torch.full_like(target_logits, -1.0))
                 grad_logits[real:] = 0
+                if weights is not None:
+                    grad_logits[:real] *= weights[positions, None]
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
                 grad_logits = grad_logits.to(dtype)
@@ -121,10 +131,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     _accumulate_product(grad_weight, grad_logits.t(), chunk)
 
-        ctx.mark_non_differentiable(token_losses)
+        ctx.mark_non_differentiable(token_losses, token_correct)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        return token_losses.sum(), token_losses
+        return (token_losses if weights is None else token_losses * weights).sum(), token_losses, token_correct
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -136,7 +146,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             None if grad is None else grad.mul_(grad_outputs[0]).to(dtype)
             for grad, dtype in zip(grads, ctx.dtypes, strict=True)
         )
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 def _accumulate_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

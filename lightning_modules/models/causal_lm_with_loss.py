@@ -12,16 +12,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from datamodules.batch import Batch, shifted_targets
+from datamodules.batch import Batch, shifted_targets, shifted_weights
 from lightning_modules.attention.layout import DocumentLayout
 from lightning_modules.losses.chunked_cross_entropy import chunked_linear_cross_entropy
 
 
 class SummedLoss(NamedTuple):
-    """The loss of one micro-batch, summed and not averaged: the caller knows how many targets the whole step has."""
+    """The loss of one micro-batch, summed and not averaged: the caller knows what the targets of the step weigh."""
 
-    loss_sum: torch.Tensor  # scalar fp32
-    token_losses: torch.Tensor  # [B, T] fp32, detached, 0 where there is no target
+    loss_sum: torch.Tensor  # scalar fp32, weighted where the batch has weights
+    token_losses: torch.Tensor  # [B, T] fp32, detached, not weighted, 0 where there is no target
+    token_correct: torch.Tensor  # [B, T] bool, where the target is the most likely token
 
 
 class CausalLMWithLoss(nn.Module):
@@ -56,10 +57,15 @@ class CausalLMWithLoss(nn.Module):
         ).last_hidden_state  # [B, T, H]
         head = self.causal_lm.get_output_embeddings()
         assert head is not None
-        loss_sum, token_losses = chunked_linear_cross_entropy(
-            hidden_states.flatten(0, 1), output_matrix(head), targets.flatten(), chunk_size=self.loss_chunk_size
+        weights = shifted_weights(batch)
+        loss = chunked_linear_cross_entropy(
+            hidden_states.flatten(0, 1),
+            output_matrix(head),
+            targets.flatten(),
+            chunk_size=self.loss_chunk_size,
+            weights=None if weights is None else weights.flatten(),
         )
-        return SummedLoss(loss_sum, token_losses.view_as(targets))
+        return SummedLoss(loss.loss_sum, loss.token_losses.view_as(targets), loss.token_correct.view_as(targets))
 
 
 def output_matrix(head: nn.Module) -> torch.Tensor:

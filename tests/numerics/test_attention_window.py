@@ -48,7 +48,7 @@ def test_loss_and_gradients_are_those_of_the_mask(window: int | None, masked: bo
     expected, plain = expected_loss(batch, window)
     expected.backward()
     ours = CausalLMWithLoss(TinySource(attention=attention).load(), loss_chunk_size=7)
-    loss, token_losses = ours(batch, window=window)
+    loss, token_losses, _ = ours(batch, window=window)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     assert int((token_losses != 0).sum()) == 2 * T - (4 if masked else 2)  # targets are those of the whole row

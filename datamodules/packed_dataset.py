@@ -10,18 +10,26 @@ from torch.utils.data import Dataset
 
 from datamodules.augmentations.base import Augmentation, TrainingSequence
 from datamodules.batch import IGNORE_INDEX
-from datamodules.packing.plan import Packing, RunPlan, Segment
+from datamodules.packing.plan import EMPTY_ROW, Packing, RunPlan, Segment
 from datamodules.tokens.store import TokenStore
 
 
 class Sequence(NamedTuple):
-    """One row before batching; the fields of `Batch`, each [n] int64 with n at most `max_seqlen`: `collate` pads."""
+    """One row before batching; the fields of `Batch`, each [n] with n at most `max_seqlen`: `collate` pads.
+
+    All are int64 but the weights, float32, which are None where every label counts the same.
+    """
 
     input_ids: np.ndarray
     labels: np.ndarray
     position_ids: np.ndarray
     document_ids: np.ndarray
     source_ids: np.ndarray
+    loss_weights: np.ndarray | None = None
+
+
+LOSS_WEIGHTINGS = {"token": 0.0, "sample": 1.0, "sqrt": 0.5}
+"""A label of a document with n labels counts n to the minus this."""
 
 
 class PackedDataset(Dataset[Sequence]):
@@ -36,6 +44,7 @@ class PackedDataset(Dataset[Sequence]):
         sequence_lengths: [num_steps], for each step the length of the sequences that its rows are cut into; None cuts
             no row. A length divides `max_seqlen`.
         rows_per_step: Rows of one optimizer step.
+        loss_weighting: What the loss of a label counts for, by `LOSS_WEIGHTINGS`.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class PackedDataset(Dataset[Sequence]):
         seed: int = 0,
         sequence_lengths: np.ndarray | None = None,
         rows_per_step: int = 1,
+        loss_weighting: str = "token",
     ) -> None:
         self.stores = stores
         self.plan = plan
@@ -56,6 +66,8 @@ class PackedDataset(Dataset[Sequence]):
         self.seed = seed
         self.sequence_lengths = sequence_lengths
         self.rows_per_step = rows_per_step
+        self.loss_weighting = loss_weighting
+        self._masked = any(store.loss_mask is not None for store in stores.values())
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -84,7 +96,9 @@ class PackedDataset(Dataset[Sequence]):
         return np.random.default_rng((self.seed, i))
 
     def __getitem__(self, i: int) -> Sequence:
-        """Row i, without padding."""
+        """Row i, without padding; `EMPTY_ROW` holds nothing."""
+        if i == EMPTY_ROW:
+            return self._weighted([], Sequence(*(np.zeros(0, dtype=np.int64) for _ in range(5))))
         segments = self.provenance(i)
         pieces = self._pieces(i)
         if self.augmentation is None:
@@ -94,7 +108,22 @@ class PackedDataset(Dataset[Sequence]):
         labels = made.input_ids
         if not made.loss_mask.all():
             labels = np.where(made.loss_mask, made.input_ids, IGNORE_INDEX)
-        return Sequence(made.input_ids, labels, made.position_ids, made.document_ids, self._sources(segments, made))
+        sources = self._sources(segments, made)
+        return self._weighted(segments, Sequence(made.input_ids, labels, made.position_ids, made.document_ids, sources))
+
+    def _weighted(self, segments: list[Segment], row: Sequence) -> Sequence:
+        """The row with the weights of its labels, where they differ."""
+        power = LOSS_WEIGHTINGS[self.loss_weighting]
+        if power == 0:
+            return row
+        weights = [max(self.stores[piece.source].num_labels(piece.document), 1) ** -power for piece in segments]
+        lengths = [piece.end - piece.start for piece in segments]
+        return row._replace(loss_weights=np.repeat(np.array(weights, dtype=np.float32), lengths))
+
+    def _loss_mask(self, segments: list[Segment]) -> np.ndarray:
+        """Which tokens of a row's pieces are labels, [n] bool."""
+        masks = [self.stores[source].mask_slice(document, start, end) for source, document, start, end in segments]
+        return np.concatenate(masks)
 
     def _as_they_are(self, i: int, pieces: list[np.ndarray]) -> TrainingSequence:
         """The pieces one after the other."""
@@ -108,7 +137,7 @@ class PackedDataset(Dataset[Sequence]):
             both += cuts  # rises by 1 or 2 where either begins anew
         return TrainingSequence(
             input_ids=np.concatenate(pieces),
-            loss_mask=np.broadcast_to(np.True_, used),
+            loss_mask=self._loss_mask(self.provenance(i)) if self._masked else np.broadcast_to(np.True_, used),
             document_ids=(_numbered(both) if cut else both) if self.packing.document_mask else cuts,
             position_ids=_restarting(both if self.packing.reset_positions else cuts),
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.length_schedules.rows import Rows, RowSchedule, open_rows, save_rows
 from datamodules.packing.balance import balanced_steps, row_cost, rows_of_ranks
-from datamodules.packing.plan import Packing, RunPlan
+from datamodules.packing.plan import EMPTY_ROW, Packing, RunPlan
 from datamodules.packing.run import RunRequest, exhaustions
 from datamodules.tokens.store import TokenStore, locked
 
@@ -62,6 +62,7 @@ class RowPlanner:
             *(PLAN_VERSION, {name: store.folder.name for name, store in stores.items()}, request.mixture.describe()),
             *(repr(self.packing), repr(self.length_schedule), request.num_rows, request.rows_per_step, request.seed),
             *(request.mix_at, request.at_exhaustion, repr(sorted(request.sampling.items()))),
+            *([request.by_samples, request.mix_by, request.may_end] if request.by_samples or request.may_end else []),
             # What rows cost decides which of them change places.
             self.balance_window_steps and [self.balance_window_steps, self.quadratic_cost, self.one_document],
         ]
@@ -89,11 +90,15 @@ class RowPlanner:
 
         Args:
             plan: Of the run.
-            rows: Of one step, [n] int64; their number divides by `world_size`.
+            rows: Of one step, [n] int64; empty ones go, and where the others do not divide by `world_size`,
+                `EMPTY_ROW` takes the missing places.
             rank: This rank.
             world_size: Number of data-parallel ranks.
         """
-        costs = self.costs(plan.take(rows))
+        rows = rows[plan.offsets[rows + 1] > plan.offsets[rows]]
+        costs = np.zeros(-(-len(rows) // world_size) * world_size, dtype=np.int64)
+        costs[: len(rows)] = self.costs(plan.take(rows))
+        rows = np.concatenate([rows, np.full(len(costs) - len(rows), EMPTY_ROW)])
         if (costs == costs[0]).all():
             return rows[rank::world_size]
         size = getattr(self.packing, "rows_per_group", 1)

@@ -34,6 +34,7 @@ class StepSampler(Sampler[list[int]]):
         consumed: Returns the number of rows consumed so far; read when iteration begins.
         rank: This rank.
         world_size: Number of data-parallel ranks; divides `sequences_per_step`.
+        may_be_uneven: A step may have any number of rows: `share` gives ranks as many each, some of them empty.
         share: Rows of a step, rank -> those that the rank computes, in the order of its micro-batches. None deals them
             in turn. Who computes a row changes nothing in the step.
     """
@@ -47,8 +48,9 @@ class StepSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         share: Callable[[np.ndarray, int], np.ndarray] | None = None,
+        may_be_uneven: bool = False,
     ) -> None:
-        if sequences_per_step % world_size:
+        if not may_be_uneven and sequences_per_step % world_size:
             raise ValueError(
                 f"{sequences_per_step} sequences per step do not divide over {world_size} ranks;"
                 " set data.tokens_per_step or trainer.devices"
@@ -108,20 +110,19 @@ def collate(sequences: list[Sequence], *, max_seqlen: int | None = None) -> Batc
         max_seqlen: The longest row that there can be. Shorter batches get a length that is a multiple of `PADDED_TO`;
             None pads to the longest row.
     """
-    num_tokens = max(len(row.input_ids) for row in sequences)
+    num_tokens = max(1, *(len(row.input_ids) for row in sequences))
     if max_seqlen is not None:
         num_tokens = min(-(-num_tokens // PADDED_TO) * PADDED_TO, max_seqlen)
-    return Batch(
-        **{name: torch.from_numpy(_stacked(sequences, name, num_tokens)) for name in Sequence._fields}  # type: ignore[typeddict-item]
-    )
+    names = [name for name in Sequence._fields if getattr(sequences[0], name) is not None]
+    return Batch(**{name: torch.from_numpy(_stacked(sequences, name, num_tokens)) for name in names})  # type: ignore[typeddict-item]
 
 
 def _stacked(sequences: list[Sequence], name: str, num_tokens: int) -> np.ndarray:
-    """One field of all rows, [B, num_tokens] int64."""
+    """One field of all rows, [B, num_tokens] of its dtype."""
     rows = [getattr(row, name) for row in sequences]
     if all(len(row) == num_tokens for row in rows):
         return rows[0][None] if len(rows) == 1 else np.stack(rows)
-    stacked = np.full((len(rows), num_tokens), PADDING.get(name, 0), dtype=np.int64)
+    stacked = np.full((len(rows), num_tokens), PADDING.get(name, 0), dtype=rows[0].dtype)
     for place, row in zip(stacked, rows, strict=True):
         place[: len(row)] = row
         if name == "position_ids":

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.augmentations.base import Augmentation
-from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+from datamodules.base import PackedDataModule
 from datamodules.length_schedules.context_length_warmup import ContextLengthWarmup
 from datamodules.packing.balance import quadratic_cost
 from lightning_modules.base import CausalLMModule, ModelSource
@@ -78,7 +78,7 @@ def build_tokenizer(config: DictConfig) -> Any:
     return build(config.model.tokenizer).load()
 
 
-def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
+def build_data(config: DictConfig) -> PackedDataModule:
     """The data module with its tokenizer; only sources that the mixture or one of its phases uses are built."""
     mixture = config.corpus.mixture
     used = None if mixture is None else used_sources(config)
@@ -91,7 +91,7 @@ def build_data(config: DictConfig) -> ContinuedPretrainingDataModule:
     made = {"sources", "mixture", "validation", "augmentation", "phases", "sampling"}
     make = build({key: value for key, value in node.items() if key not in made}, _partial_=True)
     tokenizer = build_tokenizer(config)
-    data: ContinuedPretrainingDataModule = make(
+    data: PackedDataModule = make(
         sources=sources,
         mixture=shares,
         phases=[{**phase, "mixture": _of(sources, phase["mixture"])} for phase in node["phases"] or ()],
@@ -146,7 +146,7 @@ def used_sources(config: DictConfig) -> set[str]:
     return {str(name) for mixture in mixtures for name, share in mixture.items() if share}
 
 
-def build_module(config: DictConfig, data: ContinuedPretrainingDataModule | None = None) -> CausalLMModule:
+def build_module(config: DictConfig, data: PackedDataModule | None = None) -> CausalLMModule:
     """The training module; the data module, where there is one, tells it lengths by step and names of sources."""
     return STAGES[config.stage](
         source=build_source(config),

@@ -14,7 +14,7 @@ a packer: then resuming means replaying, and another number of workers means ano
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,11 @@ import numpy as np
 from datamodules.tokens.store import whole_folder
 
 ARRAYS = ("offsets", "sources", "documents", "starts", "ends")
+BLOCK = 1 << 16
+"""Arrays of a run are worked on so many entries at a time where that spares a copy of the whole."""
+
+EMPTY_ROW = -1
+"""A row that holds nothing, for ranks that have fewer rows of a step than others."""
 
 
 class Segment(NamedTuple):
@@ -45,7 +50,17 @@ class PackedRows(NamedTuple):
     @property
     def num_tokens(self) -> np.ndarray:
         """Tokens of each row, [num_rows] int64."""
-        return sums(self.ends - self.starts, self.offsets)
+        return sums(self.ends, self.offsets) - sums(self.starts, self.offsets)
+
+    def first(self, num_rows: int) -> PackedRows:
+        """The first so many rows, or all."""
+        offsets = self.offsets[: num_rows + 1]
+        return PackedRows(offsets, *(column[: offsets[-1]] for column in self[1:]))
+
+    def take(self, rows: np.ndarray) -> PackedRows:
+        """Some rows, in the order given, [n] integers."""
+        offsets, pieces = take_rows(self.offsets, rows)
+        return PackedRows(offsets, *(column[pieces] for column in self[1:]))
 
 
 class Packing(Protocol):
@@ -66,13 +81,15 @@ class Packing(Protocol):
         """`position_ids` restart at 0 with every piece."""
         ...
 
-    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool) -> PackedRows:
+    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool, num_rows: int | None = None) -> PackedRows:
         """Fill rows with documents in the order of their stream; every token of it stands in exactly one row.
 
         Args:
-            lengths: Tokens of each document, [num_documents] int64, all positive.
+            lengths: Tokens of each document, [num_documents] integers, all positive.
             seed: Of whatever the policy draws.
             complete: The stream ends here. Otherwise rows that further documents would go into are left out.
+            num_rows: The run ends with so many rows, or all that there are: they hold the first documents of the
+                stream, and next to none of them is left out. None fills rows with all documents.
         """
         ...
 
@@ -130,7 +147,12 @@ class RunPlan:
     @property
     def row_tokens(self) -> np.ndarray:
         """Tokens of each row, [num_rows] int64."""
-        return sums(self.lengths, self.offsets)
+        return sums(self.ends, self.offsets) - sums(self.starts, self.offsets)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the run."""
+        return int(self.ends.sum(dtype=np.int64) - self.starts.sum(dtype=np.int64))
 
     def last_row(self, source: str) -> int:
         """The last row with a piece of a source; -1 where there is none."""
@@ -142,6 +164,13 @@ class RunPlan:
         offsets, pieces = take_rows(self.offsets, rows)
         columns = {name: getattr(self, name)[pieces] for name in ARRAYS[1:]}
         return RunPlan(self.names, offsets=offsets, **columns)
+
+    def whole_steps(self, rows_per_step: int) -> RunPlan:
+        """The plan with empty rows at its end, so that its last step is as long as the others."""
+        missing = -len(self) % rows_per_step
+        offsets = np.concatenate([self.offsets, np.full(missing, self.offsets[-1])])
+        columns = {name: getattr(self, name) for name in ARRAYS[1:]}
+        return RunPlan(self.names, offsets=offsets, **columns) if missing else self
 
     @classmethod
     def of(
@@ -158,7 +187,7 @@ class RunPlan:
         return cls(
             names,
             offsets=offsets.astype(np.int64, copy=False),
-            sources=sources.astype(np.uint8 if len(names) <= 1 << 8 else np.int32, copy=False),
+            sources=sources.astype(source_type(len(names)), copy=False),
             documents=narrow(documents),
             starts=narrow(starts),
             ends=narrow(ends),
@@ -183,12 +212,30 @@ class RunPlan:
             (partial / "meta.json").write_text(json.dumps({"names": self.names, **(meta or {})}), encoding="utf-8")
 
 
-def joined(parts: Sequence[PackedRows]) -> PackedRows:
-    """The rows of several parts, one part after the other; at least one."""
+def joined(parts: list[PackedRows]) -> PackedRows:
+    """The rows of several parts, one part after the other; at least one.
+
+    Args:
+        parts: A part without a row of its own goes on with the last row of the one before. The list is emptied, so that
+            hardly a column is in memory twice.
+    """
     before = np.cumsum([0, *(len(part.items) for part in parts)])
     offsets = [part.offsets[:-1] + first for part, first in zip(parts, before, strict=False)]
-    columns = (np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True))
-    return PackedRows(np.concatenate([*offsets, before[-1:]]), *columns)
+    columns = [list(column) for column in zip(*(part[1:] for part in parts), strict=True)]
+    parts.clear()
+    return PackedRows(np.concatenate([*offsets, before[-1:]]), *(emptied(column) for column in columns))
+
+
+def emptied(arrays: list[np.ndarray]) -> np.ndarray:
+    """Several arrays one after the other; the list is emptied, so that nobody else keeps them in memory."""
+    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    arrays.clear()
+    return whole
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """0 to `size` in slices of BLOCK."""
+    return (slice(first, min(first + BLOCK, size)) for first in range(0, size, BLOCK))
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
@@ -196,21 +243,37 @@ def narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int32, copy=False) if values.max(initial=0) < 1 << 31 else values
 
 
+def source_type(num_sources: int) -> type:
+    """What is wide enough for the number of a source."""
+    return np.uint8 if num_sources <= 1 << 8 else np.int32
+
+
 def sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The sum of each group, [num_groups] int64: `values[offsets[i]:offsets[i + 1]]`; groups may be empty."""
-    before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return before[offsets[1:]] - before[offsets[:-1]]
+    found = np.empty(len(offsets) - 1, dtype=np.int64)
+    for block in blocks(len(found)):
+        edges = np.asarray(offsets[block.start : block.stop + 1])
+        before = np.concatenate([[0], np.cumsum(values[edges[0] : edges[-1]], dtype=np.int64)])
+        found[block] = np.diff(before[edges - edges[0]])
+    return found
 
 
 def take_rows(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Some groups, in the order given.
 
     Returns:
-        Their offsets, [n + 1] int64, and where each of their members stands now, [num_members] int64.
+        Their offsets, [n + 1] int64, and where each of their members stands now, [num_members] int32 or int64.
     """
-    counts = np.diff(offsets)[rows]
-    taken = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    places = np.arange(taken[-1]) - np.repeat(taken[:-1] - np.asarray(offsets)[rows], counts)
+    offsets, rows = np.asarray(offsets), np.asarray(rows)
+    taken = np.zeros(len(rows) + 1, dtype=np.int64)
+    for block in blocks(len(rows)):
+        taken[block.start + 1 : block.stop + 1] = offsets[rows[block] + 1] - offsets[rows[block]]
+    np.cumsum(taken, out=taken)
+    places = np.empty(taken[-1], dtype=np.int32 if offsets[-1] < 1 << 31 else np.int64)
+    for block in blocks(len(rows)):
+        edges = taken[block.start : block.stop + 1]
+        moved = np.repeat(offsets[rows[block]] - edges[:-1], np.diff(edges))
+        places[edges[0] : edges[-1]] = np.arange(edges[0], edges[-1]) + moved
     return taken, places
 
 

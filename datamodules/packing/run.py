@@ -22,6 +22,7 @@ from datamodules.packing.plan import PackedRows, Packing, RunPlan, narrow, sourc
 from datamodules.packing.stream import DocumentStream, Sampling
 
 MIX_AT = ("sequence", "document")
+MIX_BY = ("tokens", "samples")
 MOST_ROUNDS = 40
 """Each draws half as many tokens again as the one before; from a first guess, one or two are enough."""
 
@@ -42,6 +43,10 @@ class RunRequest:
         at_exhaustion: What happens when a source has been read as often as it may: `error`, or `renormalise`: the
             others share the rest of the run by their ratios.
         sampling: Source -> its length rules and epochs.
+        by_samples: A step is `rows_per_step` samples, however many rows they fill (`sample_steps.py`), and `num_rows`
+            counts samples.
+        mix_by: With `by_samples`, what the shares of the mixture are of: `tokens` or `samples`.
+        may_end: The run ends with its sources; fewer rows are fine.
 
     Raises:
         ValueError: A name is not known.
@@ -56,10 +61,14 @@ class RunRequest:
     mix_at: str = "sequence"
     at_exhaustion: str = "error"
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
+    by_samples: bool = False
+    mix_by: str = "tokens"
+    may_end: bool = False
 
     def __post_init__(self) -> None:
         for key, value, allowed in (
             ("mix_at", self.mix_at, MIX_AT),
+            ("mix_by", self.mix_by, MIX_BY),
             ("at_exhaustion", self.at_exhaustion, EXHAUSTION),
         ):
             if value not in allowed:
@@ -91,6 +100,11 @@ def plan_run(request: RunRequest, *, may_end: bool = False) -> RunPlan:
     Raises:
         ValueError: The sources end before the run does, or one does that may not.
     """
+    if request.by_samples:
+        from datamodules.packing.sample_steps import plan_sample_steps  # which needs what is here
+
+        return plan_sample_steps(request)
+    may_end = may_end or request.may_end
     streams = [request.stream(number) for number in range(len(request.names))]
     available = {name: stream.available for name, stream in zip(request.names, streams, strict=True)}
     mixture, ended = request.mixture.exhausted(available)
@@ -112,7 +126,7 @@ def plan_run(request: RunRequest, *, may_end: bool = False) -> RunPlan:
         plan = plan.take(arranged(plan.row_tokens, seed=request.seed))
     if not may_end:
         _refuse_exhaustion(request, ended, num_tokens=int(plan.lengths.sum()))
-    return plan
+    return plan.whole_steps(request.rows_per_step) if request.may_end else plan
 
 
 def exhaustions(request: RunRequest, *, num_tokens: int) -> list[tuple[str, int]]:

@@ -127,6 +127,16 @@ class DocumentStream:
         ends = np.cumsum(self.lengths[documents])
         return documents[: np.searchsorted(ends, num_tokens) + 1] if num_tokens > 0 else documents[:0]
 
+    def first(self, num_documents: int) -> np.ndarray:
+        """The first so many documents of the stream, or all, [n] int32."""
+        drawn, found = [np.zeros(0, np.int32)], 0
+        for order in self._epochs():
+            if found >= num_documents:
+                break
+            drawn.append(order)
+            found += len(order)
+        return np.concatenate(drawn)[:num_documents]
+
     def _epochs(self) -> Iterator[np.ndarray]:
         """The documents of each epoch in its order; a part of an epoch at the end is its first documents."""
         most = self.sampling.max_epochs

@@ -3,6 +3,7 @@
     tokens.bin        all documents' tokens, one after the other, uint16 or uint32
     offsets.npy       [num_documents + 1] int64; document d is tokens[offsets[d]:offsets[d + 1]]
     hashes.npy        [num_documents, 16] uint8, what tells equal texts; absent where nobody computed it
+    loss_mask.bin     a byte a token, 1 where it is a label; absent where every token is one
     meta.json         what it was made from, counts, the policy, what was dropped
     quarantine.jsonl  every row that could not be used, with its place and the reason; absent where there is none
 
@@ -31,6 +32,7 @@ class TokenStore:
     Attributes:
         tokens: [num_tokens] uint16 or uint32, memory-mapped.
         offsets: [num_documents + 1] int64, memory-mapped.
+        loss_mask: [num_tokens] uint8, memory-mapped, 1 where a token is a label; None where every token is one.
         meta: What the store was made from.
     """
 
@@ -40,6 +42,8 @@ class TokenStore:
         # Without the subclass, which would make every look-up several times slower.
         self.offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
         self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=self.meta["dtype"], mode="r")
+        mask = folder / "loss_mask.bin"
+        self.loss_mask: np.ndarray | None = np.memmap(mask, dtype=np.uint8, mode="r") if mask.exists() else None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -69,6 +73,18 @@ class TokenStore:
         """Tokens start..end of one document, [end - start] int64."""
         base = int(self.offsets[document])
         return self.tokens[base + start : base + end].astype(np.int64)
+
+    def mask_slice(self, document: int, start: int, end: int) -> np.ndarray:
+        """Which of tokens start..end of one document are labels, [end - start] bool."""
+        if self.loss_mask is None:
+            return np.ones(end - start, dtype=bool)
+        base = int(self.offsets[document])
+        return self.loss_mask[base + start : base + end] != 0
+
+    def num_labels(self, document: int) -> int:
+        """Labels of one document that are predicted: its first token is not."""
+        length = int(self.offsets[document + 1] - self.offsets[document])
+        return int(np.count_nonzero(self.mask_slice(document, min(1, length), length)))
 
 
 class NpyWriter:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+from datamodules.base import PackedDataModule
 from datamodules.ledger import ledger, ledger_table
 
 POINTS = 20
@@ -31,7 +31,7 @@ class LedgerReport(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if not trainer.is_global_zero or not isinstance(data, ContinuedPretrainingDataModule):
+        if not trainer.is_global_zero or not isinstance(data, PackedDataModule):
             return
         found = data.ledger()
         table = ledger_table(found)
@@ -40,7 +40,7 @@ class LedgerReport(Callback):
         if trainer.logger is not None:
             self._log(trainer, data, table)
 
-    def _log(self, trainer: pl.Trainer, data: ContinuedPretrainingDataModule, table: str) -> None:
+    def _log(self, trainer: pl.Trainer, data: PackedDataModule, table: str) -> None:
         assert data.rows is not None
         assert data.request is not None
         assert trainer.logger is not None

@@ -14,7 +14,7 @@ from recipes.compose import ConfigError, compose
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from datamodules.continued_pretraining import ContinuedPretrainingDataModule
+    from datamodules.base import PackedDataModule
     from recipes.showing.lines import Decode
     from recipes.showing.row import ShownRow
 
@@ -124,7 +124,7 @@ def asked_of(words: Sequence[str]) -> tuple[Asked, list[str]]:
     return Asked(int(number), Path(figure).expanduser() if figure else None, colour, spans == "all"), rest
 
 
-def shown_row(data: ContinuedPretrainingDataModule, number: int) -> ShownRow:
+def shown_row(data: PackedDataModule, number: int) -> ShownRow:
     """Row i of the run and what is known about it; the data module is set up.
 
     Raises:

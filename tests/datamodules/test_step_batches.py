@@ -71,7 +71,7 @@ def test_step_is_cut_into_micro_batches_the_last_one_may_be_smaller(micro_batch_
     rows = [make_row(number) for number in range(5)]
     batches = step_collator(micro_batch_size)(rows)
     assert [len(batch["input_ids"]) for batch in batches] == sizes
-    for name in Sequence._fields:
+    for name in batches[0]:
         stacked = torch.cat([batch[name] for batch in batches])  # type: ignore[literal-required]
         np.testing.assert_array_equal(stacked.numpy(), np.stack([getattr(row, name) for row in rows]))
 
@@ -96,7 +96,7 @@ def test_every_rank_has_as_many_rows_and_together_they_score_each_token_once(
 
 
 def test_shorter_rows_are_padded_to_the_longest():
-    rows = [make_row(0), Sequence(*(values[:2] for values in make_row(1)))]
+    rows = [make_row(0), Sequence(*(values[:2] for values in make_row(1)[:5]))]
     batch = collate(rows)
     assert batch["input_ids"].tolist() == [[0, 1, 2, 3], [100, 101, 0, 0]]
     assert batch["labels"].tolist()[1] == [10_100, 10_101, IGNORE_INDEX, IGNORE_INDEX]

@@ -1,0 +1,433 @@
+"""What the data of continued pre-training and supervised fine-tuning share: corpora, a mixture, rows, whole steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.augmentations.base import Augmentation
+from datamodules.corpora.base import Corpus
+from datamodules.ledger import Ledger, ledger
+from datamodules.length_schedules.rows import Rows, RowSchedule
+from datamodules.length_schedules.shapes import constant
+from datamodules.loader_workers import leave_sigterm_to_the_trainer
+from datamodules.mixture import Mixture, Phase
+from datamodules.packed_dataset import LOSS_WEIGHTINGS, PackedDataset
+from datamodules.packing.plan import Packing
+from datamodules.packing.run import RunRequest, plan_run
+from datamodules.packing.stream import Sampling
+from datamodules.prepare.engine import Engine
+from datamodules.row_planning import RowPlanner
+from datamodules.step_batches import RankRows, StepSampler, collate, step_collator
+from datamodules.tokens.store import TokenStore
+from datamodules.tokens.tokenise import TokenPolicy, prepare_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COUNTED_ROWS = 64
+"""Rows in which the ledger counts what an augmentation leaves no room for."""
+
+VALIDATION_SEED = 0
+"""Draws the rows of validation: the same for every seed of a run, so that their losses can be compared."""
+
+
+class PackedDataModule(pl.LightningDataModule):
+    """Sequences for training, addressable by index.
+
+    Args:
+        sources: Name -> corpus to train on.
+        validation: Corpus that validation reads; None validates on nothing.
+        mixture: Source -> share of the tokens; None weighs sources by their size.
+        phases: Other mixtures for the beginning of the run, one after the other: `{"tokens": …, "mixture": {…}}`.
+        mix_at: `sequence`: each row is of one source; `document`: documents of all sources share rows.
+        sampling: Source -> `upsample`, `downsample` and `max_epochs`; see `Sampling`.
+        at_exhaustion: What happens when a source has been read `max_epochs` times: `error` or `renormalise`.
+        packing: How documents fill a row.
+        augmentation: Makes a training sequence of the documents of a row; validation goes without.
+        length_schedule: How sequences change in length with the step; None trains on whole rows. Validation always
+            reads whole rows.
+        tokens_per_step: Tokens of one optimizer step, over all micro-batches and ranks. The contract with the papers.
+            None where a step is so many samples.
+        samples_per_step: Documents, such as conversations, of one optimizer step, in whatever number of rows the
+            packing gives them: a step then holds the same for every packing. None where a step is so many tokens.
+        micro_batch_size: Rows of one forward pass.
+        max_steps: Optimizer steps of the run; None where `epochs` says how long it is.
+        epochs: Every source is read so many times, and the run ends; the last step may hold less than the others.
+        mix_by: What the shares of `mixture` are of: `tokens`, or `samples`.
+        loss_weighting: What the loss of a label counts for: `token`: each label the same; `sample`: each document the
+            same; `sqrt`: a document as much as the root of its number of labels.
+        validation_sequences: Rows of validation, the same for every seed; fewer where its corpus has fewer.
+        token_policy: What stands around a document.
+        cache_dir: Where token stores are kept.
+        num_workers: Loader processes; any number gives the same data.
+        balance_window_steps: Rows are exchanged between the steps of windows of so many steps, so that each step can be
+            shared out evenly over any number of ranks; 0 leaves every row in its step.
+        quadratic_cost: What attention costs beside the linear layers (`packing.balance.quadratic_cost`); rows of a step
+            are shared out over ranks by it.
+        seed: Orders documents and sequences.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Mapping[str, Corpus],
+        packing: Packing,
+        tokens_per_step: int | None,
+        micro_batch_size: int,
+        max_steps: int | None,
+        cache_dir: str,
+        seed: int,
+        mixture: Mapping[str, float] | None = None,
+        phases: Sequence[Mapping[str, Any]] | None = None,
+        validation: Corpus | None = None,
+        validation_sequences: int = 8,
+        token_policy: TokenPolicy | None = None,
+        length_schedule: RowSchedule | None = None,
+        num_workers: int = 0,
+        mix_at: str = "sequence",
+        sampling: Mapping[str, Mapping[str, Any]] | None = None,
+        at_exhaustion: str = "error",
+        augmentation: Augmentation | None = None,
+        balance_window_steps: int = 0,
+        quadratic_cost: float = 0.0,
+        samples_per_step: int | None = None,
+        epochs: int | None = None,
+        mix_by: str = "tokens",
+        loss_weighting: str = "token",
+    ) -> None:
+        super().__init__()
+        self.sources = dict(sources)
+        self.validation = validation
+        self.ratios = dict(mixture) if mixture is not None else None
+        self.phases = [
+            Phase(num_tokens=round(phase["tokens"]), ratios=dict(phase["mixture"])) for phase in phases or ()
+        ]
+        self.mix_at = mix_at
+        self.sampling = {name: Sampling(**rules, name=name) for name, rules in (sampling or {}).items()}
+        self.at_exhaustion = at_exhaustion
+        self.augmentation = augmentation
+        self.balance_window_steps = balance_window_steps
+        self.quadratic_cost = quadratic_cost
+        self.packing = packing
+        self.length_schedule = length_schedule or constant(max_seqlen=packing.max_seqlen)
+        self.tokens_per_step = tokens_per_step
+        self.samples_per_step = samples_per_step
+        self.epochs = epochs
+        self.mix_by = mix_by
+        self.loss_weighting = loss_weighting
+        self.micro_batch_size = micro_batch_size
+        self.max_steps = max_steps
+        self.validation_sequences = validation_sequences
+        self.token_policy = token_policy or TokenPolicy()
+        self.cache_dir = Path(cache_dir)
+        self.num_workers = num_workers
+        self.seed = seed
+        self.consumed = 0
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.engine: Engine | None = None  # what makes token stores; None makes them here
+        self.unread: Sequence[str] = ()  # sources that the mixture names and gives nothing
+        self.rows: Rows | None = None
+        self.request: RunRequest | None = None
+        self.data: PackedDataset | None = None
+        self.validation_data: PackedDataset | None = None
+        self._refuse_what_cannot_be()
+
+    def _refuse_what_cannot_be(self) -> None:
+        """Raises where arguments do not go together."""
+        if (self.tokens_per_step is None) == (self.samples_per_step is None):
+            raise ValueError(
+                f"data.tokens_per_step={self.tokens_per_step} and data.samples_per_step={self.samples_per_step}: a step"
+                " is so many tokens or so many samples; set one of them and the other to null"
+            )
+        if self.tokens_per_step is not None and self.tokens_per_step % self.packing.max_seqlen:
+            raise ValueError(
+                f"tokens_per_step={self.tokens_per_step} is not a multiple of max_seqlen={self.packing.max_seqlen};"
+                " set data.tokens_per_step or packing.max_seqlen"
+            )
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"data.max_steps={self.max_steps} and data.epochs={self.epochs}: a run is so many steps or so many"
+                " epochs; set one of them and the other to null"
+            )
+        if self.epochs is not None and (self.ratios is not None or self.phases):
+            raise ValueError(
+                f"data.epochs={self.epochs} reads every source whole, which corpus.mixture and corpus.phases do not;"
+                " set both to null, or data.max_steps instead"
+            )
+        if self.loss_weighting not in LOSS_WEIGHTINGS:
+            raise ValueError(
+                f"data.loss_weighting={self.loss_weighting} is not known; allowed are {', '.join(LOSS_WEIGHTINGS)}"
+            )
+        if self.augmentation is not None and self.loss_weighting != "token":
+            raise ValueError(
+                f"data.loss_weighting={self.loss_weighting} weighs documents, which an augmentation takes apart; set it"
+                " to token, or augmentation=none"
+            )
+        if self.samples_per_step is not None and (self.balance_window_steps or self.phases):
+            raise ValueError(
+                "data.samples_per_step says which samples a step holds, which data.balance_window_steps would change,"
+                " and corpus.phases counts tokens; set balance_window_steps=0 and phases=null"
+            )
+        mixed = {name for ratios in (self.ratios or {}, *(phase.ratios for phase in self.phases)) for name in ratios}
+        if unknown := mixed - set(self.sources):
+            raise ValueError(f"corpus.mixture names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
+        if unknown := set(self.sampling) - set(self.sources):
+            raise ValueError(f"corpus.sampling names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
+        if self.phases and not self.length_schedule.keeps_phases:
+            raise ValueError(
+                "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"
+                " length_schedule"
+            )
+        if self.balance_window_steps and not self.length_schedule.keeps_phases:
+            raise ValueError(
+                "data.balance_window_steps would undo the order of length_schedule; set it to 0 or another"
+                " length_schedule"
+            )
+        if "validation" in self.sources:
+            raise ValueError("a source cannot be called 'validation', which is corpus.validation; rename the source")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Rows of one optimizer step, over all micro-batches and ranks; some may be empty.
+
+        Where a step is so many samples, it is known after `setup`.
+        """
+        if self.tokens_per_step is not None:
+            return self.tokens_per_step // self.packing.max_seqlen
+        assert self.rows is not None, "how many rows the samples of a step fill is known after setup"
+        return len(self.rows.plan) // self.num_steps
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run; where `epochs` says how long it is, known after `prepare_data`."""
+        assert self.max_steps is not None, "how many steps the epochs take is known after prepare_data"
+        return self.max_steps
+
+    @property
+    def source_names(self) -> list[str]:
+        """The sources, in the order of `source_ids`."""
+        mixtures = [self.ratios or dict.fromkeys(self.sources), *(phase.ratios for phase in self.phases)]
+        return list(dict.fromkeys(name for ratios in mixtures for name in ratios))
+
+    def prepare_store(self, name: str) -> TokenStore:
+        """Open, and make if needed, the token store of one source or of `validation`."""
+        if self.tokenizer is None:
+            raise RuntimeError("set the data module's tokenizer before it is used")
+        corpus = self.validation if name == "validation" else self.sources[name]
+        assert corpus is not None
+        options = {"policy": self.token_policy, "cache_dir": self.cache_dir, "name": name, "engine": self.engine}
+        return prepare_store(corpus, self.tokenizer, **options)
+
+    def prepare_data(self) -> None:
+        """Tokenise what is not tokenised yet and plan the rows of the run; Lightning calls it on one process.
+
+        Raises:
+            ValueError: A text cannot be read, or the sources do not suffice for the run.
+        """
+        stores = {name: self.prepare_store(name) for name in self.sources}
+        if self.validation is not None:
+            self.prepare_store("validation")
+        if self.max_steps is None:
+            self.max_steps = self._steps_of_epochs(stores)
+        self._planner.rows(self._request(stores), stores)
+
+    def _request(self, stores: Mapping[str, TokenStore]) -> RunRequest:
+        """What rows the run asks for."""
+        per_step = self.samples_per_step or self.sequences_per_step
+        return RunRequest(
+            mixture=Mixture(self._shares(stores), phases=self.phases),
+            lengths={name: store.lengths for name, store in stores.items()},
+            packing=self.packing,
+            num_rows=self.num_steps * per_step,
+            rows_per_step=per_step,
+            seed=self.seed,
+            mix_at=self.mix_at,
+            at_exhaustion="renormalise" if self.epochs is not None else self.at_exhaustion,
+            sampling=self._sampling(),
+            by_samples=self.samples_per_step is not None,
+            mix_by=self.mix_by if self.samples_per_step is not None else "tokens",
+            may_end=self.epochs is not None,
+        )
+
+    def _shares(self, stores: Mapping[str, TokenStore]) -> dict[str, float]:
+        """The mixture in what the plan counts: samples or tokens."""
+        if self.ratios is None:
+            by_samples = self.mix_by == "samples" and self.samples_per_step is not None
+            return {name: float(len(store) if by_samples else store.num_tokens) for name, store in stores.items()}
+        if self.mix_by == "samples" and self.samples_per_step is None:
+            # Rows are dealt by their tokens: so many of a source that it gives its share of samples on average.
+            return {name: share * stores[name].num_tokens / len(stores[name]) for name, share in self.ratios.items()}
+        return self.ratios
+
+    def _sampling(self) -> dict[str, Sampling]:
+        if self.epochs is None:
+            return self.sampling
+        rules = {name: self.sampling.get(name, Sampling(name=name)) for name in self.sources}
+        return {name: replace(rule, max_epochs=rule.max_epochs or self.epochs) for name, rule in rules.items()}
+
+    def _steps_of_epochs(self, stores: Mapping[str, TokenStore]) -> int:
+        """Steps that it takes to read every source `epochs` times."""
+        self.max_steps = 1  # for a request, of which nothing but the sources is read
+        request = self._request(stores)
+        streams = [request.stream(number) for number in range(len(request.names))]
+        num_samples = sum(len(stream.first(1 << 62)) for stream in streams)
+        if self.samples_per_step is not None:
+            return math.ceil(num_samples / self.samples_per_step)
+        available = sum(stream.available or 0 for stream in streams)
+        most = num_samples + available // self.packing.max_seqlen + 1  # a row holds a part of a sample at least
+        return len(plan_run(replace(request, num_rows=most))) // request.rows_per_step
+
+    def setup(self, stage: str | None = None) -> None:
+        stores = {name: self.prepare_store(name) for name in self.sources}
+        self.request = self._request(stores)
+        self.rows = self._planner.rows(self.request, stores)
+        if (
+            self.augmentation is not None
+            and self.rows.cut
+            and (self.rows.context_lengths < self.packing.max_seqlen).any()
+        ):
+            raise ValueError(
+                "an augmentation makes whole rows, and this length_schedule cuts them; set augmentation=none or"
+                " length_schedule=constant"
+            )
+        self._say_notes(self.rows)
+        self.data = PackedDataset(
+            stores,
+            plan=self.rows.plan,
+            packing=self.packing,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            sequence_lengths=self.rows.context_lengths if self.rows.cut else None,
+            rows_per_step=self.sequences_per_step,
+            loss_weighting=self.loss_weighting,
+        )
+        if self.validation is not None and self.validation_sequences:
+            self.validation_data = self._validation_data()
+
+    @property
+    def _planner(self) -> RowPlanner:
+        return RowPlanner(
+            packing=self.packing,
+            length_schedule=self.length_schedule,
+            cache_dir=self.cache_dir,
+            balance_window_steps=self.balance_window_steps,
+            quadratic_cost=self.quadratic_cost,
+            one_document=self.augmentation is not None,
+        )
+
+    def _say_notes(self, rows: Rows) -> None:
+        notes = list(rows.notes)
+        if self.ratios is not None and not np.isclose(total := sum(self.ratios.values()), 1):
+            notes.append(f"corpus.mixture sums to {total:g}, not 1; its ratios are divided by that")
+        notes += [f"{name} has no share of the run (corpus.mixture.{name}=0) and is not read" for name in self.unread]
+        for note in notes if self._rank()[0] == 0 else ():
+            print(f"note: {note}", file=sys.stderr, flush=True)
+            logging.getLogger(__name__).info(note)
+
+    def _validation_data(self) -> PackedDataset:
+        """The first rows of the validation corpus in its own packing, read once."""
+        store = self.prepare_store("validation")
+        request = RunRequest(
+            mixture=Mixture({"validation": 1.0}),
+            lengths={"validation": store.lengths},
+            packing=self.packing,
+            num_rows=self.validation_sequences,
+            seed=VALIDATION_SEED,
+            sampling={"validation": Sampling(max_epochs=1, name="validation")},
+        )
+        return PackedDataset({"validation": store}, plan=plan_run(request, may_end=True), packing=self.packing)
+
+    def ledger(self) -> Ledger:
+        """What the run reads of each source; known after `setup`."""
+        assert self.rows is not None
+        assert self.request is not None
+        return ledger(self.rows.plan, self.request)._replace(pushed_out=self._pushed_out())
+
+    def _pushed_out(self) -> float:
+        """Share of the tokens that the augmentation leaves no room for, over rows that are spread over the run."""
+        assert self.data is not None
+        if self.augmentation is None:
+            return 0.0
+        rows = np.unique(np.linspace(0, len(self.data) - 1, num=COUNTED_ROWS).astype(int))
+        held = int(self.data.plan.row_tokens[rows].sum())
+        return sum(self.data.num_pushed_out(int(i)) for i in rows) / held
+
+    def context_length(self, step: int) -> int:
+        """Tokens of the longest sequence at a step, counted from 0; known after `setup`."""
+        assert self.rows is not None
+        return int(self.rows.context_lengths[step])
+
+    def attention_window(self, step: int) -> int | None:
+        """Tokens of the fragments of a row that attention stays within at a step; None for the whole row."""
+        assert self.rows is not None
+        length = self.context_length(step)
+        return length if self.rows.window and length < self.packing.max_seqlen else None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Yields list[Batch], this rank's micro-batches of one optimizer step."""
+        assert self.data is not None
+        rank, world_size = self._rank()
+        sampler = StepSampler(
+            num_steps=self.num_steps,
+            sequences_per_step=self.sequences_per_step,
+            consumed=lambda: self.consumed,
+            rank=rank,
+            world_size=world_size,
+            share=partial(self._planner.share, self.data.plan, world_size=world_size),
+            may_be_uneven=self.samples_per_step is not None or self.epochs is not None,
+        )
+        return DataLoader(
+            self.data,
+            batch_sampler=sampler,
+            collate_fn=step_collator(self.micro_batch_size, self.packing.max_seqlen),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_sigterm_to_the_trainer,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Yields Batch, as many on every rank."""
+        if self.validation_data is None:
+            return []
+        rank, world_size = self._rank()
+        rows = RankRows(self.validation_data, rank=rank, world_size=world_size)
+        collator = partial(collate, max_seqlen=self.packing.max_seqlen)
+        return DataLoader(rows, batch_size=self.micro_batch_size, collate_fn=collator)
+
+    def _rank(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        consumed = self.consumed if self.trainer is None else self.trainer.global_step * self.sequences_per_step
+        return {"sequences_consumed": consumed, "plan": self._plan_name()}
+
+    def _plan_name(self) -> str | None:
+        """Names the rows of the run: it changes with the texts and with whatever decides their order."""
+        folder = None if self.rows is None else self.rows.plan.folder
+        return None if folder is None else folder.name
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        consumed = state_dict["sequences_consumed"]
+        if None not in (made := state_dict.get("plan"), own := self._plan_name()) and made != own:
+            raise ValueError(
+                "the checkpoint was made on other rows: the texts, or the order of corpus.mixture, have changed since;"
+                " restore them, or start anew with resume=never"
+            )
+        if consumed % self.sequences_per_step:
+            raise ValueError(
+                f"the checkpoint has consumed {consumed} sequences, no whole number of steps of"
+                f" {self.sequences_per_step}; resume with its own data.tokens_per_step and packing.max_seqlen"
+            )
+        self.consumed = consumed

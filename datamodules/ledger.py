@@ -15,8 +15,8 @@ class SourceLedger(NamedTuple):
 
     source: str
     tokens: int
-    share: float  # of the run's tokens
-    asked: float  # the mixture's share over as many tokens
+    share: float  # of the run's tokens, or of its samples where the mixture is of these
+    asked: float  # the mixture's share over as many
     epochs: float  # of the source, by tokens and before its length rules
     pieces: int  # documents, and parts of documents, that rows hold
     lengths: dict[int, int]  # tokens in pieces of at least so many and fewer than twice as many tokens
@@ -40,7 +40,9 @@ def ledger(plan: RunPlan, request: RunRequest) -> Ledger:
     """Count what the rows of a run hold."""
     lengths = plan.lengths
     total = int(lengths.sum())
-    asked = request.mixture.given(float(total)) / max(total, 1)
+    by_samples = request.mix_by == "samples"
+    counted = len(lengths) if by_samples else total
+    asked = request.mixture.given(float(counted)) / max(counted, 1)
     entries = []
     for number, name in enumerate(plan.names):
         own = lengths[plan.sources == number]
@@ -50,15 +52,16 @@ def ledger(plan: RunPlan, request: RunRequest) -> Ledger:
             SourceLedger(
                 source=name,
                 tokens=tokens,
-                share=tokens / max(total, 1),
+                share=(len(own) if by_samples else tokens) / max(counted, 1),
                 asked=float(asked[number]),
                 epochs=tokens / max(int(request.lengths[name].sum()), 1),
                 pieces=len(own),
                 lengths={1 << octave: int(held) for octave, held in enumerate(octaves) if held},
             )
         )
-    places = len(plan) * request.packing.max_seqlen
-    return Ledger(sources=entries, rows=len(plan), tokens=total, padding=1 - total / max(places, 1))
+    rows = int(np.count_nonzero(np.diff(plan.offsets)))  # an empty one takes no place
+    places = rows * request.packing.max_seqlen
+    return Ledger(sources=entries, rows=rows, tokens=total, padding=1 - total / max(places, 1))
 
 
 def ledger_table(found: Ledger) -> str:

@@ -10,14 +10,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CHOICES = {
-    "stage": ("continued_pretraining",),
+    "stage": ("continued_pretraining", "supervised_finetuning"),
     "precision": ("bf16", "fp32"),
     "export.dtype": ("bfloat16", "float32"),
     "export.layout": ("native", "portable"),
-    "export.adapter_as": ("merged", "adapter"),
+    "export.adapter_as": ("merged", "adapter", "both"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "corpus.mix_at": ("sequence", "document"),
     "corpus.at_exhaustion": ("error", "renormalise"),
+}
+FINETUNING_CHOICES = {
+    "data.loss_weighting": ("token", "sample", "sqrt"),
+    "data.mix_by": ("tokens", "samples"),
 }
 POSITIVE = (
     "context_length",
@@ -25,6 +29,8 @@ POSITIVE = (
     "packing.max_seqlen",
     "packing.rows_per_group",
     "data.tokens_per_step",
+    "data.samples_per_step",
+    "data.epochs",
     "data.micro_batch_size",
     "data.max_steps",
     "memory.loss_chunk_size",
@@ -162,6 +168,52 @@ def pair_faults(config: DictConfig) -> Iterator[str]:
             )
     if value_of(config, "strategy.name") == "single" and devices and nodes and devices * nodes > 1:
         yield f"trainer.devices={devices} with strategy=single; set strategy=ddp or strategy=fsdp"
+
+
+STAGE_DATA = {
+    "continued_pretraining": "datamodules.continued_pretraining.ContinuedPretrainingDataModule",
+    "supervised_finetuning": "datamodules.supervised_finetuning.SupervisedFinetuningDataModule",
+}
+"""What reads the data of each stage."""
+
+
+def stage_faults(config: DictConfig) -> Iterator[str]:
+    """A stage with another's data, and steps and runs whose length is said twice or not at all."""
+    stage, target = value_of(config, "stage"), value_of(config, "data._target_")
+    if stage in STAGE_DATA and target in STAGE_DATA.values() and target != STAGE_DATA[stage]:
+        yield f"stage={stage} does not go with the data of another stage; set data={stage}"
+    if target != STAGE_DATA["supervised_finetuning"]:
+        for key in ("data.tokens_per_step", "data.max_steps"):
+            if _is_null(config, key):
+                yield f"{key}=null must be a whole number of at least 1"
+        return
+    for key, choices in FINETUNING_CHOICES.items():
+        if (value := value_of(config, key)) not in choices:
+            yield f"{key}={value} is not known; allowed are {', '.join(choices)}"
+    for one, other, what in (
+        ("tokens_per_step", "samples_per_step", "a step is so many tokens or so many samples"),
+        ("max_steps", "epochs", "a run is so many steps or so many epochs"),
+    ):
+        values = [value_of(config, f"data.{key}") for key in (one, other)]
+        if (values[0] is None) == (values[1] is None):
+            yield (
+                f"data.{one}={_said(values[0])} and data.{other}={_said(values[1])}: {what}; set one of them, and the"
+                " other to null"
+            )
+    if value_of(config, "data.epochs") is not None:
+        if value_of(config, "corpus.mixture") is not None:
+            yield "data.epochs reads every source whole, which corpus.mixture does not; set one of them to null"
+        if "constant" not in str(value_of(config, "length_schedule._target_")):
+            yield "data.epochs leaves the number of steps open, which length_schedule needs; set data.max_steps instead"
+
+
+def _is_null(config: DictConfig, name: str) -> bool:
+    """Whether a key is null, and not merely without a value."""
+    return value_of(config, name) is None and not OmegaConf.is_missing(config.data, name.removeprefix("data."))
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def augmentation_faults(config: DictConfig, *, augmentation: str | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
 def table() -> str:
@@ -24,12 +25,21 @@ def table() -> str:
                 choices["rope"],
                 choices["packing"],
                 "yes" if config.packing.document_mask else "no",
-                _tokens(config.data.tokens_per_step * config.data.max_steps),
+                _amount(config.data),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _amount(data: Any) -> str:
+    """How much the stage reads: tokens, or samples where a step is so many of them, or epochs."""
+    if data.get("epochs") is not None:
+        return f"{data.epochs} epochs"
+    if data.get("samples_per_step") is not None:
+        return f"{_tokens(data.samples_per_step * data.max_steps)} samples"
+    return _tokens(data.tokens_per_step * data.max_steps)
 
 
 def _tokens(count: int) -> str:

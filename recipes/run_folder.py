@@ -53,7 +53,7 @@ PRACTICAL_KEYS = (
 )
 """Keys that do not change what is trained; a run may be resumed with others."""
 
-WEIGHT_KEYS = ("model.", "rope.", "context_length")
+WEIGHT_KEYS = ("model.", "rope.", "peft.", "context_length")
 """What a checkpoint's weights belong to; reading them under other keys gives a broken model without an error."""
 
 _held_locks: list[IO[str]] = []
@@ -80,6 +80,14 @@ class RunFolder:
 
     def info(self) -> dict[str, Any]:
         return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a finished run was trained on, padding not among them."""
+        info = self.info()
+        if "tokens" in info:
+            return int(info["tokens"])
+        return int(info.get("steps", 0) * info["mechanism"]["data.tokens_per_step"])  # of a run of an earlier version
 
     def update(self, **facts: Any) -> None:
         """Write facts into `run.json`, whole or not at all."""

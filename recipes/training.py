@@ -35,12 +35,12 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
     if config.trainer.num_threads is not None:
         torch.set_num_threads(config.trainer.num_threads)
     data = build_data(config)
-    module = build_module(config, data)
     data.prepare_data()  # text that cannot be read is said before there is a run
+    module = build_module(config, data)
     run = open_run(config)
     started, starter = time.monotonic(), os.getppid()
     with released_on_error(), logged_to(run.path / "log.txt"):
-        trainer = build_trainer(config, run.path)
+        trainer = build_trainer(config, run.path, max_steps=data.num_steps)
         try:
             trainer.fit(module, data, ckpt_path=str(run.checkpoint) if run.checkpoint else None, weights_only=True)
         except Terminated as stop:
@@ -63,7 +63,7 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         seconds = run.info().get("seconds", 0) + round(time.monotonic() - started)
-        run.update(steps=trainer.global_step, seconds=seconds, hardware=hardware())
+        run.update(steps=trainer.global_step, tokens=data.ledger().tokens, seconds=seconds, hardware=hardware())
     return RunFolder(run.path, newest_checkpoint(run.checkpoints)), trainer.is_global_zero
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from recipes.compose import Composed, ConfigError, dotted_keys, one_sentence, plain
 from recipes.exporting.settings import export_faults
-from recipes.judging import augmentation_faults, mixtures, pair_faults, value_faults, value_of
+from recipes.judging import augmentation_faults, mixtures, pair_faults, stage_faults, value_faults, value_of
 
 ALLOWED_TARGETS = ("datamodules.", "lightning_modules.", "torch.optim.", "lightning.", "torchmetrics.")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -60,7 +60,7 @@ def validate(composed: Composed) -> None:
     """
     config, allowed = composed.config, plain(composed.choices)
     faults = [*missing_keys(config), *reference_faults(config), *unknown_keys(config, allowed)]
-    faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
+    faults += [*value_faults(config), *pair_faults(config), *stage_faults(config), *output_faults(config)]
     faults += augmentation_faults(config, augmentation=value_of(config, "augmentation._target_"))
     faults += [*signature_faults(config), *kind_faults(config, allowed)]
     if not faults:
@@ -288,7 +288,7 @@ def corpus_faults(config: DictConfig) -> Iterator[str]:
     for key, node in nodes.items():
         try:
             corpus = _built(node)
-            corpus = getattr(corpus, "haystack", corpus)
+            corpus = getattr(corpus, "haystack", getattr(corpus, "rows", corpus))
             if hasattr(corpus, "files"):
                 corpus.files()
         except (ValueError, TypeError, OSError) as error:

@@ -65,7 +65,7 @@ def cell_scores(cell: Cell, outcome: Outcome) -> CellScores:
             for variant in read_scores(outcome.folder / "scores.json")
         ],
         steps=info["steps"],
-        tokens=info["steps"] * info["mechanism"]["data.tokens_per_step"],
+        tokens=RunFolder(outcome.folder).tokens,
         seconds=info["seconds"],
         folder=str(outcome.folder),
     )

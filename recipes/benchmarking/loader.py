@@ -20,6 +20,7 @@ import numpy as np
 
 from datamodules.augmentations.base import Augmentation
 from datamodules.batch import PADDING_DOCUMENT
+from datamodules.base import PackedDataModule
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
 from datamodules.packing.plan import Packing
 from datamodules.tokens.store import TokenStore, write_store
@@ -151,7 +152,7 @@ def stored_data(
     return data
 
 
-def handed_over(data: ContinuedPretrainingDataModule, *, most_rows: int, most_seconds: float) -> Handed:
+def handed_over(data: PackedDataModule, *, most_rows: int, most_seconds: float) -> Handed:
     """Take rows from the training loader; the first step starts the clock and does not count."""
     begun_cpu = _cpu_seconds()
     steps = iter(data.train_dataloader())
@@ -191,7 +192,7 @@ def on_cores(number: int) -> Iterator[int]:
         os.sched_setaffinity(0, before)
 
 
-def _lines(name: str, data: ContinuedPretrainingDataModule, *, most_rows: int, most_seconds: float) -> list[list[str]]:
+def _lines(name: str, data: PackedDataModule, *, most_rows: int, most_seconds: float) -> list[list[str]]:
     lines = []
     for workers in WORKERS:
         data.num_workers = workers

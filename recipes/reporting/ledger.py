@@ -45,7 +45,7 @@ class LedgerReport(Callback):
         assert data.request is not None
         assert trainer.logger is not None
         plan, per_step = data.rows.plan, data.sequences_per_step
-        for step in np.unique(np.linspace(1, data.max_steps, min(POINTS, data.max_steps)).astype(int)).tolist():
+        for step in np.unique(np.linspace(1, data.num_steps, min(POINTS, data.num_steps)).astype(int)).tolist():
             so_far = ledger(plan.take(np.arange(step * per_step)), data.request)
             numbers = {f"data/share/{entry.source}": entry.share for entry in so_far.sources}
             numbers |= {f"data/epochs/{entry.source}": entry.epochs for entry in so_far.sources}

@@ -73,7 +73,8 @@ def show_data(words: Sequence[str]) -> None:
     config = composed.config
     quiet()
     data = build_data(config)
-    _refuse_beyond(asked.number, data.max_steps * data.sequences_per_step)  # before hours of tokenising
+    if data.max_steps is not None and data.tokens_per_step is not None:  # before hours of tokenising
+        _refuse_beyond(asked.number, data.max_steps * data.sequences_per_step)
     data.prepare_data()
     data.setup()
 

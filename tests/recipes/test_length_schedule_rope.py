@@ -14,7 +14,7 @@ from tests.recipes.words import replaced
 
 
 def rotary_patching(config: DictConfig, folder: Path) -> RotaryPatching:
-    callbacks = build_trainer(config, folder).callbacks  # type: ignore[attr-defined]
+    callbacks = build_trainer(config, folder, max_steps=config.data.max_steps).callbacks  # type: ignore[attr-defined]
     (found,) = (callback for callback in callbacks if isinstance(callback, RotaryPatching))
     return found
 

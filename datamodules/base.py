@@ -22,11 +22,12 @@ from datamodules.length_schedules.rows import Rows, RowSchedule
 from datamodules.length_schedules.shapes import constant
 from datamodules.loader_workers import leave_sigterm_to_the_trainer
 from datamodules.mixture import Mixture, Phase
-from datamodules.packed_dataset import LOSS_WEIGHTINGS, PackedDataset
+from datamodules.packed_dataset import PackedDataset
 from datamodules.packing.plan import Packing
 from datamodules.packing.run import RunRequest, plan_run
 from datamodules.packing.stream import Sampling
 from datamodules.prepare.engine import Engine
+from datamodules.refusals import refuse_what_cannot_be
 from datamodules.row_planning import RowPlanner
 from datamodules.step_batches import RankRows, StepSampler, collate, step_collator
 from datamodules.tokens.store import TokenStore
@@ -145,57 +146,7 @@ class PackedDataModule(pl.LightningDataModule):
 
     def _refuse_what_cannot_be(self) -> None:
         """Raises where arguments do not go together."""
-        if (self.tokens_per_step is None) == (self.samples_per_step is None):
-            raise ValueError(
-                f"data.tokens_per_step={self.tokens_per_step} and data.samples_per_step={self.samples_per_step}: a step"
-                " is so many tokens or so many samples; set one of them and the other to null"
-            )
-        if self.tokens_per_step is not None and self.tokens_per_step % self.packing.max_seqlen:
-            raise ValueError(
-                f"tokens_per_step={self.tokens_per_step} is not a multiple of max_seqlen={self.packing.max_seqlen};"
-                " set data.tokens_per_step or packing.max_seqlen"
-            )
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError(
-                f"data.max_steps={self.max_steps} and data.epochs={self.epochs}: a run is so many steps or so many"
-                " epochs; set one of them and the other to null"
-            )
-        if self.epochs is not None and (self.ratios is not None or self.phases):
-            raise ValueError(
-                f"data.epochs={self.epochs} reads every source whole, which corpus.mixture and corpus.phases do not;"
-                " set both to null, or data.max_steps instead"
-            )
-        if self.loss_weighting not in LOSS_WEIGHTINGS:
-            raise ValueError(
-                f"data.loss_weighting={self.loss_weighting} is not known; allowed are {', '.join(LOSS_WEIGHTINGS)}"
-            )
-        if self.augmentation is not None and self.loss_weighting != "token":
-            raise ValueError(
-                f"data.loss_weighting={self.loss_weighting} weighs documents, which an augmentation takes apart; set it"
-                " to token, or augmentation=none"
-            )
-        if self.samples_per_step is not None and (self.balance_window_steps or self.phases):
-            raise ValueError(
-                "data.samples_per_step says which samples a step holds, which data.balance_window_steps would change,"
-                " and corpus.phases counts tokens; set balance_window_steps=0 and phases=null"
-            )
-        mixed = {name for ratios in (self.ratios or {}, *(phase.ratios for phase in self.phases)) for name in ratios}
-        if unknown := mixed - set(self.sources):
-            raise ValueError(f"corpus.mixture names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
-        if unknown := set(self.sampling) - set(self.sources):
-            raise ValueError(f"corpus.sampling names {sorted(unknown)}, but corpus.sources are {sorted(self.sources)}")
-        if self.phases and not self.length_schedule.keeps_phases:
-            raise ValueError(
-                "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"
-                " length_schedule"
-            )
-        if self.balance_window_steps and not self.length_schedule.keeps_phases:
-            raise ValueError(
-                "data.balance_window_steps would undo the order of length_schedule; set it to 0 or another"
-                " length_schedule"
-            )
-        if "validation" in self.sources:
-            raise ValueError("a source cannot be called 'validation', which is corpus.validation; rename the source")
+        refuse_what_cannot_be(self)
 
     @property
     def sequences_per_step(self) -> int:

@@ -269,7 +269,7 @@ def test_labels_are_the_masks_of_the_stores(tmp_path: Path) -> None:
         ({"packing": ConcatChunk(MAX_SEQLEN)}, r"packing=concat_chunk cuts conversations"),
         ({"balance_window_steps": 2}, r"data\.balance_window_steps would change"),
         ({"packing": Padded(16)}, r"a sample of 30 tokens is longer than packing\.max_seqlen=16"),
-        ({"mix_by": "rows"}, r"corpus\.mix_by=rows is not known; allowed are tokens, samples"),
+        ({"mix_by": "rows"}, r"data\.mix_by=rows is not known; allowed are tokens, samples"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def _composed_once(folder: Path, words: tuple[str, ...]) -> Composed:
     OmegaConf.register_new_resolver("bundled", _bundled, replace=True)
     OmegaConf.register_new_resolver("product", lambda a, b: round(float(a) * float(b)), replace=True)
     OmegaConf.register_new_resolver("octaves", _octaves, replace=True)
+    OmegaConf.register_new_resolver("rest_of_one", lambda share: round(1 - float(share), 12), replace=True)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder), version_base="1.3"):
         full = hydra_compose("config", overrides=list(words), return_hydra_config=True)

@@ -28,7 +28,7 @@ from datamodules.packing.run import RunRequest, plan_run
 from datamodules.packing.stream import Sampling
 from datamodules.prepare.engine import Engine
 from datamodules.refusals import refuse_what_cannot_be
-from datamodules.row_planning import RowPlanner
+from datamodules.row_planning import DocumentLengths, RowPlanner, validation_note
 from datamodules.step_batches import RankRows, StepSampler, collate, step_collator
 from datamodules.tokens.store import TokenStore
 from datamodules.tokens.tokenise import TokenPolicy, prepare_store
@@ -198,7 +198,7 @@ class PackedDataModule(pl.LightningDataModule):
         per_step = self.samples_per_step or self.sequences_per_step
         return RunRequest(
             mixture=Mixture(self._shares(stores), phases=self.phases),
-            lengths={name: store.lengths for name, store in stores.items()},
+            lengths=DocumentLengths(stores),
             packing=self.packing,
             num_rows=self.num_steps * per_step,
             rows_per_step=per_step,
@@ -265,6 +265,7 @@ class PackedDataModule(pl.LightningDataModule):
         )
         if self.validation is not None and self.validation_sequences:
             self.validation_data = self._validation_data()
+            self._say(validation_note(len(self.validation_data), asked=self.validation_sequences))
 
     @property
     def _planner(self) -> RowPlanner:
@@ -282,6 +283,9 @@ class PackedDataModule(pl.LightningDataModule):
         if self.ratios is not None and not np.isclose(total := sum(self.ratios.values()), 1):
             notes.append(f"corpus.mixture sums to {total:g}, not 1; its ratios are divided by that")
         notes += [f"{name} has no share of the run (corpus.mixture.{name}=0) and is not read" for name in self.unread]
+        self._say(notes)
+
+    def _say(self, notes: Sequence[str]) -> None:
         for note in notes if self._rank()[0] == 0 else ():
             print(f"note: {note}", file=sys.stderr, flush=True)
             logging.getLogger(__name__).info(note)

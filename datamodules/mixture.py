@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 EXHAUSTION = ("error", "renormalise")
+BLOCK = 1 << 16
+"""Items whose times are worked out at once."""
 
 # S sources
 
@@ -70,6 +72,11 @@ class Mixture:
     def describe(self) -> list[Any]:
         """Plain values that two mixtures share only if they are the same."""
         return [self.sources, self._edges.tolist(), self._rates.tolist()]
+
+    @property
+    def phase_ends(self) -> list[float]:
+        """At which token of the run each phase ends; the ratios after the last one hold to the end."""
+        return self._edges[1:].tolist()
 
     def given(self, tokens: float) -> np.ndarray:
         """Tokens of each source among the first tokens of the run, [S] float64."""
@@ -132,18 +139,30 @@ class Mixture:
             For each item in the order of the run: its source [n] int64 and its number within the source [n] int64; and
             up to which token of the run that order is whole: beyond it, a source may have been given too few items.
         """
-        times, whole = [], math.inf
-        for source, size in enumerate(sizes):
-            size = np.asarray(size)
-            places = np.cumsum(size, dtype=np.float64)
-            total = places[-1:] if len(places) else np.zeros(1)
-            whole = min(whole, float(self.times(source, total)[0]))
-            places = places - size * np.random.default_rng((seed, source)).random(len(size))
-            times.append(self.times(source, places))
-        flat = np.concatenate(times) if len(times) > 1 else times[0]
-        last = min(whole, np.finfo(np.float64).max)  # what never has its turn stays out
-        inside = int((flat <= last).sum())
-        order = np.argsort(flat, kind="stable")[:inside]
+        places, _, whole = self.places(sizes, seed=seed)
         begins = np.cumsum([0, *(len(size) for size in sizes)])
-        sources = np.searchsorted(begins[1:], order, side="right").astype(np.int32)
-        return sources, (order - begins[sources]).astype(np.int32), whole
+        sources = np.searchsorted(begins[1:], places, side="right").astype(np.int32)
+        return sources, (places - begins[sources]).astype(np.int32), whole
+
+    def places(self, sizes: Sequence[np.ndarray], *, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """As `order`, with the items of all sources numbered one source after the other.
+
+        Returns:
+            The items in the order of the run, [n] int32 or int64; the time of every item in the order of the numbers,
+            [num_items] float64, which rises within a source; and up to which token of the run the order is whole.
+        """
+        begins = np.cumsum([0, *(len(size) for size in sizes)])
+        times, whole = np.empty(begins[-1], dtype=np.float64), math.inf
+        for source, size in enumerate(sizes):
+            generator, given = np.random.default_rng((seed, source)), 0.0
+            for first in range(0, len(size), BLOCK):  # to need little more memory than the result
+                here = np.asarray(size[first : first + BLOCK])
+                ends = given + np.cumsum(here, dtype=np.float64)
+                begin = begins[source] + first
+                times[begin : begin + len(here)] = self.times(source, ends - here * generator.random(len(here)))
+                given = float(ends[-1])
+            whole = min(whole, float(self.times(source, np.array([given]))[0]))
+        last = min(whole, np.finfo(np.float64).max)  # what never has its turn stays out
+        inside = int(np.count_nonzero(times <= last))
+        places = np.argsort(times, kind="stable")[:inside]
+        return places.astype(np.int32 if len(times) < 1 << 31 else np.int64), times, whole

@@ -8,20 +8,71 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.length_schedules.rows import Rows, RowSchedule, open_rows, save_rows
+from datamodules.mixture import Mixture
 from datamodules.packing.balance import balanced_steps, row_cost, rows_of_ranks
 from datamodules.packing.plan import EMPTY_ROW, Packing, RunPlan
 from datamodules.packing.run import RunRequest, exhaustions
 from datamodules.tokens.store import TokenStore, locked
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Changes with the order of the rows that one configuration gives."""
+
+
+class DocumentLengths(Mapping[str, np.ndarray]):
+    """The document lengths of some stores, worked out from their memory-mapped offsets whenever they are asked for.
+
+    Only who plans rows, or counts them, needs lengths, and needs those of one source after the other; ten million of
+    them are 80 MB, which no rank has to keep.
+
+    Args:
+        stores: Source -> its tokens.
+    """
+
+    def __init__(self, stores: Mapping[str, TokenStore]) -> None:
+        self._stores = dict(stores)
+
+    def __getitem__(self, source: str) -> np.ndarray:
+        return self._stores[source].lengths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        return len(self._stores)
+
+
+def phases_note(mixture: Mixture, *, num_tokens: int) -> list[str]:
+    """A note where a run ends before the phases of its mixture do.
+
+    Args:
+        mixture: Of the run.
+        num_tokens: Tokens of the run; or samples, where the mixture counts those.
+    """
+    ends = mixture.phase_ends
+    if not len(ends) or num_tokens > ends[-1]:
+        return []
+    last = int(np.searchsorted(ends, num_tokens)) + 1
+    return [
+        f"corpus.phases last for {ends[-1]:,.0f} tokens and the run for {num_tokens:,}: it ends in phase {last} of"
+        f" {len(ends)}, and corpus.mixture is never reached; shorten corpus.phases or raise data.max_steps"
+    ]
+
+
+def validation_note(num_rows: int, *, asked: int) -> list[str]:
+    """A note where the validation corpus does not fill the rows that were asked for."""
+    if num_rows >= asked:
+        return []
+    return [
+        f"validation reads {num_rows:,} sequences and not the {asked:,} of data.validation_sequences: corpus.validation"
+        " holds no more, and its documents are read once"
+    ]
 
 
 @dataclass(frozen=True)
@@ -81,8 +132,10 @@ class RowPlanner:
         notes = [
             f"{name} is read out after {rows.plan.last_row(name) // request.rows_per_step + 1:,} steps"
             f" (corpus.sampling.{name}.max_epochs); the other sources share the rest of the run"
-            for name, _ in exhaustions(request, num_tokens=int(rows.plan.lengths.sum()))
+            for name, _ in exhaustions(request, num_tokens=rows.plan.num_tokens)
         ]
+        of_samples = request.by_samples and request.mix_by == "samples"
+        notes += phases_note(request.mixture, num_tokens=request.num_rows if of_samples else rows.plan.num_tokens)
         return rows._replace(notes=(*rows.notes, *notes))
 
     def share(self, plan: RunPlan, rows: np.ndarray, rank: int, *, world_size: int) -> np.ndarray:

@@ -27,9 +27,9 @@ import numpy as np
 class Pieces(NamedTuple):
     """Documents that fit into a row and parts of longer ones: tokens `start` to `end` of `document`."""
 
-    document: np.ndarray  # [P] int64, place in the list that was split
-    start: np.ndarray  # [P] int64
-    end: np.ndarray  # [P] int64
+    document: np.ndarray  # [P] int32, or int64 where that is too narrow; place in the list that was split
+    start: np.ndarray  # [P] of the same type
+    end: np.ndarray  # [P] of the same type
 
 
 class Bins(NamedTuple):
@@ -55,16 +55,25 @@ def split(lengths: np.ndarray, *, capacity: int) -> Pieces:
         The pieces, in the order of the documents and of their tokens.
     """
     check_capacity(capacity)
-    lengths = np.asarray(lengths, np.int64)
+    lengths = np.asarray(lengths)
+    if lengths.dtype != np.int32:  # which is left as it is: of ten million documents a copy would be felt
+        lengths = lengths.astype(np.int64, copy=False)
     if lengths.size and lengths.min() < 0:
         raise ValueError(f"a document of {lengths.min()} tokens cannot be packed; lengths are not negative")
     num_pieces = -(-lengths // capacity)
-    document = np.repeat(np.arange(len(lengths)), num_pieces)
-    before = np.cumsum(num_pieces) - num_pieces  # pieces of all earlier documents
-    start = np.arange(len(document))
+    most = max(int(lengths.max(initial=0)), int(num_pieces.sum(dtype=np.int64)))
+    kind = np.int32 if most < 1 << 31 else np.int64
+    document = np.repeat(np.arange(len(lengths), dtype=kind), num_pieces)
+    before = np.cumsum(num_pieces, dtype=kind)
+    before -= num_pieces.astype(kind, copy=False)  # pieces of all earlier documents
+    start = np.arange(len(document), dtype=kind)
     start -= before[document]
-    start *= capacity
-    return Pieces(document, start, np.minimum(start + capacity, lengths[document]))
+    start *= kind(capacity)
+    end = lengths.astype(kind, copy=False)[document]
+    end -= start
+    np.minimum(end, capacity, out=end)
+    end += start  # start + capacity might be too large for its type
+    return Pieces(document, start, end)
 
 
 def best_fit(lengths: np.ndarray, *, capacity: int) -> Bins:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from datamodules.packing.best_fit import Pieces, best_fit, split
+from datamodules.packing.best_fit import Bins, Pieces, best_fit, split
 from datamodules.packing.plan import PackedRows, joined, narrow, sums, take_rows
 
 WINDOW_ROWS = 1024
@@ -42,12 +42,20 @@ class BestFitPacking:
     document_mask: bool = False
     reset_positions: bool = False
 
+    one_piece_a_row = False
+
+    @property
+    def kept_back(self) -> int:
+        """The carried rows: few of a thousand, or one in `MOST_CARRIED` of at most twice as many where little fits."""
+        return WINDOW_ROWS // 2 * self.max_seqlen
+
     def tokens_for(self, num_rows: int, lengths: np.ndarray) -> int:
         """Nearly as many as the rows hold."""
         return num_rows * self.max_seqlen
 
-    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool) -> PackedRows:
+    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool, num_rows: int | None = None) -> PackedRows:
         """Rows of whole documents, and of pieces of those that are longer than a row."""
+        left = 1 << 62 if num_rows is None else num_rows  # rows that are still to be filled
         found = [PackedRows(np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(3)))]
         carried = Pieces(*(np.zeros(0, np.int64) for _ in range(3)))
         edges = window_edges(lengths, tokens=WINDOW_ROWS * self.max_seqlen)
@@ -61,17 +69,41 @@ class BestFitPacking:
             )
             sizes = pieces.end - pieces.start
             bins = best_fit(sizes, capacity=self.max_seqlen)
-            is_last = complete and window == len(edges) - 2
+            if is_end := bins.num_bins >= left:
+                bins = self._just_enough(sizes, num_carried=len(carried.document), num_rows=left)
+            is_last = is_end or (complete and window == len(edges) - 2)
             fill = sums(sizes[bins.order], bins.offsets) / self.max_seqlen
             kept = np.arange(bins.num_bins) if is_last else np.sort(_fullest(fill))
-            kept = kept[np.random.default_rng((seed, window)).permutation(len(kept))]
+            kept = kept[np.random.default_rng((seed, window)).permutation(len(kept))][:left]
+            left -= len(kept)
             offsets, places = take_rows(bins.offsets, kept)
             placed = bins.order[places]
             rest = np.ones(len(sizes), dtype=bool)
             rest[placed] = False
             found.append(PackedRows(offsets, *(narrow(column[placed]) for column in pieces)))
+            if is_end:
+                break
             carried = Pieces(*(column[rest] for column in pieces))
         return joined(found)
+
+    def _just_enough(self, sizes: np.ndarray, *, num_carried: int, num_rows: int) -> Bins:
+        """The first pieces of a window that fill so many rows, packed.
+
+        Rows that are left out because they are not full would be of one source rather than of another.
+
+        Args:
+            sizes: Of the pieces, the carried ones first; all of them fill the rows.
+            num_carried: Pieces that have to be used.
+            num_rows: Rows that are wanted.
+        """
+        fewest, enough = num_carried, len(sizes)
+        while fewest < enough:
+            middle = (fewest + enough) // 2
+            if best_fit(sizes[:middle], capacity=self.max_seqlen).num_bins >= num_rows:
+                enough = middle
+            else:
+                fewest = middle + 1
+        return best_fit(sizes[:enough], capacity=self.max_seqlen)
 
 
 def window_edges(lengths: np.ndarray, *, tokens: int) -> np.ndarray:

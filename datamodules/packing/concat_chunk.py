@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.packing.plan import PackedRows
+from datamodules.packing.plan import PackedRows, blocks, joined, narrow
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,45 @@ class ConcatChunk:
     document_mask: bool = False
     reset_positions: bool = False
 
+    one_piece_a_row = False
+
+    @property
+    def kept_back(self) -> int:
+        """Less than a row; two, for good measure."""
+        return 2 * self.max_seqlen
+
     def tokens_for(self, num_rows: int, lengths: np.ndarray) -> int:
         """Just as many as the rows hold."""
         return num_rows * self.max_seqlen
 
-    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool) -> PackedRows:
+    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool, num_rows: int | None = None) -> PackedRows:
         """Every row is full but the last of a complete stream, which holds what is left."""
-        ends = np.cumsum(lengths, dtype=np.int64)  # of the documents in the stream
-        num_tokens = int(ends[-1]) if len(ends) else 0
+        lengths = np.asarray(lengths)
+        num_tokens = int(lengths.sum(dtype=np.int64))
         if not complete:
             num_tokens -= num_tokens % self.max_seqlen
-        cuts = np.arange(0, num_tokens, self.max_seqlen)
-        begins = np.sort(np.concatenate([cuts, ends[ends < num_tokens]]), kind="stable")  # of the pieces in the stream
+        if num_rows is not None:
+            num_tokens = min(num_tokens, num_rows * self.max_seqlen)
+        parts = [PackedRows(np.zeros(1, np.int64), *(np.zeros(0, np.int32) for _ in range(3)))]
+        before = 0
+        for block in blocks(len(lengths)):
+            if before < num_tokens:
+                parts.append(self._cut(lengths, block, before=before, num_tokens=num_tokens))
+            before += int(lengths[block].sum(dtype=np.int64))
+        return joined(parts)
+
+    def _cut(self, lengths: np.ndarray, block: slice, *, before: int, num_tokens: int) -> PackedRows:
+        """The pieces of some documents of the stream, and the rows that begin within them."""
+        ends = before + np.cumsum(lengths[block], dtype=np.int64)  # of the documents in the stream
+        last = min(int(ends[-1]), num_tokens)
+        cuts = np.arange(-(-before // self.max_seqlen) * self.max_seqlen, last, self.max_seqlen)
+        begins = np.sort(np.concatenate([cuts, [before], ends[ends < last]]), kind="stable")  # of the pieces
         begins = begins[np.diff(begins, prepend=-1) > 0]  # np.union1d takes seconds for what is nearly sorted
         items = np.searchsorted(ends, begins, side="right")
-        starts = begins - (ends - lengths)[items]
+        starts = begins - (ends - lengths[block])[items]
         return PackedRows(
             offsets=np.append(np.searchsorted(begins, cuts), len(begins)),
-            items=items,
-            starts=starts,
-            ends=starts + np.diff(begins, append=num_tokens),
+            items=narrow(block.start + items),
+            starts=narrow(starts),
+            ends=narrow(starts + np.diff(begins, append=last)),
         )

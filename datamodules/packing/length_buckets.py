@@ -36,13 +36,16 @@ class LengthBuckets:
     document_mask: bool = False
     reset_positions: bool = False
 
+    one_piece_a_row = True
+    kept_back = 0
+
     def tokens_for(self, num_rows: int, lengths: np.ndarray) -> int:
         """By the average length of a piece."""
         return Padded(self.max_seqlen).tokens_for(num_rows, lengths)
 
-    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool) -> PackedRows:
+    def rows(self, lengths: np.ndarray, *, seed: int, complete: bool, num_rows: int | None = None) -> PackedRows:
         """One piece of a document a row, in the order of the stream; `arranged` groups them once they are mixed."""
-        return Padded(self.max_seqlen).rows(lengths, seed=seed, complete=complete)
+        return Padded(self.max_seqlen).rows(lengths, seed=seed, complete=complete, num_rows=num_rows)
 
     def arranged(self, num_tokens: np.ndarray, *, seed: int) -> np.ndarray:
         """The order of a run's rows: groups by length, in random order within windows of the run.
@@ -54,10 +57,10 @@ class LengthBuckets:
         Returns:
             [num_rows] int64, the row that comes at each place.
         """
-        windows = [np.zeros(0, np.int64)]
+        order = np.empty(len(num_tokens), dtype=np.int64)
         for first in range(0, len(num_tokens), WINDOW_ROWS):
             by_length = first + np.argsort(num_tokens[first : first + WINDOW_ROWS], kind="stable")
-            groups = np.array_split(by_length, range(self.rows_per_group, len(by_length), self.rows_per_group))
-            shuffled = np.random.default_rng((seed, first)).permutation(len(groups))
-            windows += [groups[k] for k in shuffled]
-        return np.concatenate(windows)
+            groups = np.random.default_rng((seed, first)).permutation(-(-len(by_length) // self.rows_per_group))
+            places = (groups[:, None] * self.rows_per_group + np.arange(self.rows_per_group)).reshape(-1)
+            order[first : first + WINDOW_ROWS] = by_length[places[places < len(by_length)]]  # the last may be smaller
+        return order

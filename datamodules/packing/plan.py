@@ -81,6 +81,16 @@ class Packing(Protocol):
         """`position_ids` restart at 0 with every piece."""
         ...
 
+    @property
+    def one_piece_a_row(self) -> bool:
+        """A row never holds two pieces, so that sources cannot share one and `mix_at` makes no difference."""
+        ...
+
+    @property
+    def kept_back(self) -> int:
+        """Tokens of a stream that `rows` may leave out, at most, where the stream goes on."""
+        ...
+
     def rows(self, lengths: np.ndarray, *, seed: int, complete: bool, num_rows: int | None = None) -> PackedRows:
         """Fill rows with documents in the order of their stream; every token of it stands in exactly one row.
 

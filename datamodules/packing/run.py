@@ -9,16 +9,14 @@ of the rows or documents of the run, and what the packing costs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 
 import numpy as np
 
 from datamodules.mixture import EXHAUSTION, Mixture
-from datamodules.packing.best_fit import split
-from datamodules.packing.plan import PackedRows, Packing, RunPlan, narrow, source_seed
+from datamodules.packing.dealt_rows import by_document, by_sequence, first_budget
+from datamodules.packing.plan import Packing, RunPlan, source_seed
 from datamodules.packing.stream import DocumentStream, Sampling
 
 MIX_AT = ("sequence", "document")
@@ -108,25 +106,26 @@ def plan_run(request: RunRequest, *, may_end: bool = False) -> RunPlan:
     streams = [request.stream(number) for number in range(len(request.names))]
     available = {name: stream.available for name, stream in zip(request.names, streams, strict=True)}
     mixture, ended = request.mixture.exhausted(available)
-    make = _by_sequence if request.mix_at == "sequence" else _by_document
-    budget = _first_budget(request, streams)
-    for rounds in count():
-        plan, is_all = make(request, mixture, streams, budget)
-        if len(plan) >= request.num_rows or is_all:
-            break
-        assert rounds < MOST_ROUNDS, "the budget grows and no row comes of it"
-        budget += max(budget // 2, 2 * request.packing.max_seqlen)
+    plan = _first_rows(request, mixture, streams)
     if len(plan) < request.num_rows and not may_end:
         raise ValueError(
             f"corpus.sampling lets the sources be read for {len(plan):,} rows, but the run takes {request.num_rows:,};"
             " raise max_epochs or lower data.max_steps"
         )
-    plan = plan.take(np.arange(request.num_rows)) if len(plan) > request.num_rows else plan
-    if (arranged := getattr(request.packing, "arranged", None)) is not None:
-        plan = plan.take(arranged(plan.row_tokens, seed=request.seed))
     if not may_end:
-        _refuse_exhaustion(request, ended, num_tokens=int(plan.lengths.sum()))
+        _refuse_exhaustion(request, ended, num_tokens=plan.num_tokens)
     return plan.whole_steps(request.rows_per_step) if request.may_end else plan
+
+
+def _first_rows(request: RunRequest, mixture: Mixture, streams: list[DocumentStream]) -> RunPlan:
+    """The rows of a run, or all there are, from as few tokens as it takes."""
+    make = by_sequence if request.mix_at == "sequence" or request.packing.one_piece_a_row else by_document
+    budget = first_budget(request, streams)
+    for _ in range(MOST_ROUNDS):
+        if (plan := make(request, mixture, streams, budget)) is not None:
+            return plan
+        budget += max(budget // 2, 2 * request.packing.max_seqlen)
+    raise AssertionError("the budget grows and no row comes of it")
 
 
 def exhaustions(request: RunRequest, *, num_tokens: int) -> list[tuple[str, int]]:
@@ -147,73 +146,3 @@ def _refuse_exhaustion(request: RunRequest, ended: list[tuple[str, float]], *, n
                 f" run's {num_tokens:,} tokens; raise it, lower its share in corpus.mixture or data.max_steps, or set"
                 " corpus.at_exhaustion=renormalise"
             )
-
-
-def _first_budget(request: RunRequest, streams: list[DocumentStream]) -> int:
-    """About how many tokens the run has; too few cost a second round, too many memory."""
-    shares = request.mixture.given(1.0)
-    budgets = [
-        request.packing.tokens_for(request.num_rows, stream.lengths)
-        for stream, share in zip(streams, shares, strict=True)
-        if share > 0
-    ]
-    return max(budgets)
-
-
-def _wanted(mixture: Mixture, budget: int, max_seqlen: int) -> list[int]:
-    """Tokens that each source has to draw so that the first `budget` tokens of the run are known."""
-    return [math.ceil(tokens) + 2 * max_seqlen if tokens else 0 for tokens in mixture.given(budget)]
-
-
-def _by_sequence(
-    request: RunRequest, mixture: Mixture, streams: list[DocumentStream], budget: int
-) -> tuple[RunPlan, bool]:
-    """The first rows of a run in which each row is of one source, and whether these are all there are."""
-    packed: list[tuple[np.ndarray, PackedRows]] = []
-    for number, wanted in enumerate(_wanted(mixture, budget, request.packing.max_seqlen)):
-        stream = streams[number]
-        documents = stream.drawn(wanted)
-        lengths = stream.lengths[documents]
-        seed = source_seed(request.seed, number)
-        rows = request.packing.rows(lengths, seed=seed, complete=int(lengths.sum()) == stream.available)
-        packed.append((documents, rows))
-    sources, numbers, whole = mixture.order([rows.num_tokens for _, rows in packed], seed=request.seed)
-    before = np.cumsum([0, *(len(rows.offsets) - 1 for _, rows in packed)])
-    pieces = np.cumsum([0, *(len(rows.items) for _, rows in packed)])
-    offsets = [rows.offsets[:-1] + first for (_, rows), first in zip(packed, pieces, strict=False)]
-    together = RunPlan.of(
-        request.names,
-        offsets=np.concatenate([*offsets, pieces[-1:]]),
-        sources=np.repeat(np.arange(len(packed), dtype=np.int32), [len(rows.items) for _, rows in packed]),
-        documents=np.concatenate([documents[rows.items] for documents, rows in packed]),
-        starts=np.concatenate([narrow(rows.starts) for _, rows in packed]),
-        ends=np.concatenate([narrow(rows.ends) for _, rows in packed]),
-    )
-    return together.take(before[sources] + numbers), math.isinf(whole)
-
-
-def _by_document(
-    request: RunRequest, mixture: Mixture, streams: list[DocumentStream], budget: int
-) -> tuple[RunPlan, bool]:
-    """The first rows of a run in which documents of all sources share rows, and whether these are all there are."""
-    documents, starts, ends = [], [], []
-    for number, wanted in enumerate(_wanted(mixture, budget, request.packing.max_seqlen)):
-        drawn = streams[number].drawn(wanted)
-        pieces = split(streams[number].lengths[drawn], capacity=request.packing.max_seqlen)
-        documents.append(drawn[pieces.document])
-        starts.append(narrow(pieces.start))
-        ends.append(narrow(pieces.end))
-    sizes = [last - first for first, last in zip(starts, ends, strict=True)]
-    sources, numbers, whole = mixture.order(sizes, seed=request.seed)
-    places = np.cumsum([0, *(len(size) for size in sizes)])[sources] + numbers
-    first = np.concatenate(starts)[places]
-    rows = request.packing.rows(np.concatenate(sizes)[places], seed=request.seed, complete=math.isinf(whole))
-    plan = RunPlan.of(
-        request.names,
-        offsets=rows.offsets,
-        sources=sources[rows.items],
-        documents=np.concatenate(documents)[places][rows.items],
-        starts=first[rows.items] + rows.starts,
-        ends=first[rows.items] + rows.ends,
-    )
-    return plan, math.isinf(whole)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 import numpy as np
@@ -89,18 +89,26 @@ class DocumentStream:
         self.sampling = sampling or Sampling()
         if not self.lengths.any():
             raise ValueError("there are no tokens to pack; check corpus.sources")
-        factors = self.sampling.factors(self.lengths)
-        self._factors = None if (factors == 1).all() else factors
-        if not factors.any():
+        self._factors = self._read_how_often()
+        if self._factors is not None and not self._factors.any():
             raise ValueError(
                 f"corpus.sampling.{self.sampling.name} leaves no document of the source; loosen its upsample and"
                 " downsample"
             )
 
+    def _read_how_often(self) -> np.ndarray | None:
+        """See `Sampling.factors`; None where that is once for every document, and no array need be kept."""
+        if self.sampling.upsample is None and self.sampling.downsample is None and self.lengths.all():
+            return None
+        factors = self.sampling.factors(self.lengths)
+        return None if (factors == 1).all() else factors
+
     @property
     def tokens_per_epoch(self) -> float:
         """Tokens of an epoch; on average, where a rule draws."""
-        return float((self.sampling.factors(self.lengths) * self.lengths).sum())
+        if self._factors is None:
+            return float(self.lengths.sum(dtype=np.int64))
+        return float((self._factors * self.lengths).sum())
 
     @cached_property
     def available(self) -> int | None:
@@ -119,13 +127,20 @@ class DocumentStream:
         for order in self._epochs():
             if found >= num_tokens:
                 break
+            here = int(self.lengths[order].sum(dtype=np.int64))
+            if found + here > num_tokens:
+                ends = np.cumsum(self.lengths[order], dtype=np.int64)
+                order = order[: np.searchsorted(ends, num_tokens - found) + 1].copy()
             drawn.append(order)
-            found += int(self.lengths[order].sum())
-        documents = drawn[-1] if len(drawn) == 2 else np.concatenate(drawn)
-        if found <= num_tokens:
-            return documents
-        ends = np.cumsum(self.lengths[documents])
-        return documents[: np.searchsorted(ends, num_tokens) + 1] if num_tokens > 0 else documents[:0]
+            found += here
+        return drawn[-1] if len(drawn) == 2 else np.concatenate(drawn)
+
+    def epoch_end(self, place: int) -> int:
+        """Where in the stream the epoch of a place ends."""
+        if self._factors is None:
+            return (place // len(self.lengths) + 1) * len(self.lengths)
+        ends = accumulate(len(order) for order in self._epochs())
+        return next((end for end in ends if end > place), place + 1)
 
     def first(self, num_documents: int) -> np.ndarray:
         """The first so many documents of the stream, or all, [n] int32."""
@@ -154,7 +169,8 @@ class DocumentStream:
     def _epoch(self, epoch: int) -> np.ndarray:
         """The documents of one epoch in its order, [n] int32."""
         generator = np.random.default_rng((self.seed, epoch))
-        order = generator.permutation(np.arange(len(self.lengths), dtype=np.int32))
+        order = np.arange(len(self.lengths), dtype=np.int32)
+        generator.shuffle(order)
         if self._factors is None:
             return order
         factors = self._factors[order]

@@ -14,16 +14,22 @@ files are written in one pass, and the memory that it takes does not grow with t
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
+import socket
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+LOSS_MASK = "loss_mask.bin"
 
 
 class TokenStore:
@@ -42,7 +48,7 @@ class TokenStore:
         # Without the subclass, which would make every look-up several times slower.
         self.offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
         self.tokens: np.ndarray = np.memmap(folder / "tokens.bin", dtype=self.meta["dtype"], mode="r")
-        mask = folder / "loss_mask.bin"
+        mask = folder / LOSS_MASK
         self.loss_mask: np.ndarray | None = np.memmap(mask, dtype=np.uint8, mode="r") if mask.exists() else None
 
     def __len__(self) -> int:
@@ -173,15 +179,23 @@ def write_meta(folder: Path, meta: dict[str, Any], *, dtype: np.dtype, num_docum
 
 
 @contextmanager
-def whole_folder(folder: Path, *, suffix: str = "partial") -> Iterator[Path]:
+def whole_folder(folder: Path, *, suffix: str | None = None) -> Iterator[Path]:
     """Give a folder to write files into, which appears as `folder` when all is written, or not at all.
 
+    It does so without a lock too: everybody who writes the same folder at once writes under a name of their own, and
+    who comes second leaves what the first one made.
+
     Args:
-        folder: Final place; must not exist.
-        suffix: What the folder is called meanwhile; others that write the same at once need names of their own.
+        folder: Final place; does not exist when the work begins.
+        suffix: What the folder is called meanwhile; None takes a name that tells machine and process, and removes what
+            others left who were killed: those of this machine now, and all others once `folder` is there.
     """
+    named = suffix is not None
+    if not named:
+        _remove_left(folder, if_killed=True)
+        suffix = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
     partial = folder.with_name(f"{folder.name}.{suffix}")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed build; the lock is ours
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -190,9 +204,33 @@ def whole_folder(folder: Path, *, suffix: str = "partial") -> Iterator[Path]:
         _to_disk(partial)
         partial.rename(folder)
         _to_disk(folder.parent)
+        if not named:
+            _remove_left(folder, if_killed=False)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.is_dir():  # else someone was first, and may have removed what we wrote
+            raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _remove_left(folder: Path, *, if_killed: bool) -> None:
+    """Remove unfinished copies of a folder: those of ended processes of this machine, or all."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.partial"):
+        host, _, process = left.name.removeprefix(f"{folder.name}.").rsplit(".", 2)[0].rpartition(".")
+        if not if_killed or (host == socket.gethostname() and process.isdigit() and not _is_running(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # which only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _to_disk(path: Path) -> None:
@@ -205,8 +243,16 @@ def _to_disk(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; a lock left by a killed process is free again."""
+    """Hold an exclusive lock on `path`; a lock left by a killed process is free again.
+
+    Some file systems of clusters have no such locks. There several processes may do the same work, and `whole_folder`
+    keeps what the first of them finishes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         yield

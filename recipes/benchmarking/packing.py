@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.packing.best_fit import Bins, best_fit, split
+from datamodules.packing.best_fit import Bins, best_fit
+from datamodules.packing.plan import Packing
+from datamodules.packing.run import MIX_AT
 from recipes.benchmarking import peer_packers
 from recipes.benchmarking.balance import balance_table
 from recipes.benchmarking.length_profile import length_profile
@@ -26,6 +28,7 @@ from recipes.benchmarking.table import markdown_table
 
 NOT_RUN = "not run"
 ENOUGH_SECONDS, MOST_RUNS = 0.5, 9
+STATUS = Path("/proc/self/status")
 
 
 class Packer(NamedTuple):
@@ -88,49 +91,103 @@ def lower_bound(num_tokens: int, capacity: int) -> int:
 
 
 class PlanCost(NamedTuple):
-    """What packing takes in a process of its own."""
+    """What the plan of a run takes in a process of its own."""
 
     first_call_seconds: float  # compile, or load what was compiled
-    seconds: float  # of CPU, splitting included
-    peak_mib: float  # of the whole process, with the interpreter and the lengths
+    seconds: float  # of CPU, from document lengths to the plan's files
+    peak_mib: float  # of the whole process, with the interpreter, its libraries and the lengths
+    above_start_mib: float  # of it, what was not there before the lengths were
     num_pieces: int
     num_rows: int
-    above_bound: int
+    fill: float  # share of the rows that holds tokens
 
 
-def plan_cost(num_documents: int, *, capacity: int) -> PlanCost:
-    """Split and pack documents of any length in this process."""
+def plan_cost(num_documents: int, *, packing: str, mix_at: str, capacity: int) -> PlanCost:
+    """Plan a run that reads documents of any length once, and keep the plan as a run does, in this process.
+
+    Args:
+        num_documents: Of two sources together, half of them of each.
+        packing: A name in `packings`.
+        mix_at: `sequence` or `document`.
+        capacity: Tokens of a row.
+    """
+    from datamodules.length_schedules.shapes import constant
+    from datamodules.mixture import Mixture
+    from datamodules.packing.run import RunRequest
+    from datamodules.packing.stream import Sampling
+    from datamodules.row_planning import RowPlanner
+
     begun = time.process_time()
     best_fit(np.ones(1, np.int32), capacity=1)
     first_call_seconds = time.process_time() - begun
-    lengths = length_profile(num_documents)
-    begun = time.process_time()
-    pieces = split(lengths, capacity=capacity)
-    bins = best_fit(pieces.end - pieces.start, capacity=capacity)
-    seconds = time.process_time() - begun
-    above_bound = bins.num_bins - lower_bound(int(lengths.sum(dtype=np.int64)), capacity)
-    return PlanCost(first_call_seconds, seconds, peak_mib(), len(pieces.document), bins.num_bins, above_bound)
+    start_mib = status_mib("VmRSS") if STATUS.exists() else peak_mib()
+    drawn = length_profile(num_documents).astype(np.int64)
+    lengths = {"first": drawn[: -(-num_documents // 2)], "second": drawn[-(-num_documents // 2) :]}
+    num_tokens, num_pieces = int(drawn.sum()), sum(int(np.ceil(own / capacity).sum()) for own in lengths.values())
+    policy = packings(capacity)[packing]
+    request = RunRequest(
+        mixture=Mixture({name: float(own.sum()) for name, own in lengths.items()}),
+        lengths=lengths,
+        packing=policy,
+        num_rows=num_pieces if policy.one_piece_a_row else num_tokens // capacity * 2 + 2,  # more than there are
+        mix_at=mix_at,
+        at_exhaustion="renormalise",
+        sampling={name: Sampling(max_epochs=1, name=name) for name in lengths},
+        may_end=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        planner = RowPlanner(packing=policy, length_schedule=constant(max_seqlen=capacity), cache_dir=Path(folder))
+        begun = time.process_time()
+        plan = planner.rows(request, {}).plan
+        seconds = time.process_time() - begun
+        peak = peak_mib()
+        assert plan.num_tokens == num_tokens
+    num_rows = len(plan)
+    fill = num_tokens / (num_rows * capacity)
+    return PlanCost(first_call_seconds, seconds, peak, peak - start_mib, len(plan.documents), num_rows, fill)
+
+
+def packings(capacity: int) -> dict[str, Packing]:
+    """Every packing of `conf/packing`, by its name there."""
+    from datamodules.packing.best_fit_packing import BestFitPacking
+    from datamodules.packing.concat_chunk import ConcatChunk
+    from datamodules.packing.length_buckets import LengthBuckets
+    from datamodules.packing.padded import Padded
+
+    return {
+        "concat_chunk": ConcatChunk(capacity),
+        "best_fit": BestFitPacking(capacity),
+        "padded": Padded(capacity),
+        "length_buckets": LengthBuckets(capacity, rows_per_group=4),
+    }
 
 
 def peak_mib() -> float:
     """The most memory that this process ever held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would count the parent's memory too, where a child is started by vfork
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+    if STATUS.exists():  # ru_maxrss would count the parent's memory too, where a child is started by vfork
+        return status_mib("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def plan_cost_apart(num_documents: int, *, capacity: int, cache: str | None = None) -> PlanCost:
+def status_mib(field: str) -> float:
+    """What Linux says of this process's memory."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def plan_cost_apart(
+    num_documents: int, *, packing: str, mix_at: str, capacity: int, cache: str | None = None
+) -> PlanCost:
     """`plan_cost` in a process of its own; `cache` is a folder for compiled code instead of the usual one."""
-    call = f"from recipes.benchmarking.packing import print_plan_cost as p; p({num_documents}, {capacity})"
+    options = {"packing": packing, "mix_at": mix_at, "capacity": capacity}
+    call = f"from recipes.benchmarking.packing import print_plan_cost as p; p({num_documents}, **{options})"
     env = {**environ, "NUMBA_CACHE_DIR": cache} if cache else None
     done = subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True, env=env)
     return PlanCost(*json.loads(done.stdout))
 
 
-def print_plan_cost(num_documents: int, capacity: int) -> None:
-    print(json.dumps(plan_cost(num_documents, capacity=capacity)))
+def print_plan_cost(num_documents: int, *, packing: str, mix_at: str, capacity: int) -> None:
+    print(json.dumps(plan_cost(num_documents, packing=packing, mix_at=mix_at, capacity=capacity)))
 
 
 def packers_table(num_documents: Sequence[int], capacities: Sequence[int]) -> str:
@@ -154,24 +211,26 @@ def packers_table(num_documents: Sequence[int], capacities: Sequence[int]) -> st
 def plan_table(num_documents: int, capacities: Sequence[int]) -> str:
     rows = []
     for capacity in capacities:
-        cost = plan_cost_apart(num_documents, capacity=capacity)
-        rows.append(
-            [
-                f"{capacity} tokens",
-                *(f"{count:,}" for count in (num_documents, cost.num_pieces, cost.num_rows)),
-                f"+{cost.above_bound}",
-                f"{cost.seconds:.2f}",
-                f"{cost.peak_mib:.0f}",
-            ]
-        )
-    header = ["rows of", "documents", "pieces", "rows", "over bound", "CPU seconds", "peak MiB"]
-    return markdown_table(header, rows)
+        for packing in packings(capacity):
+            for mix_at in MIX_AT:
+                cost = plan_cost_apart(num_documents, packing=packing, mix_at=mix_at, capacity=capacity)
+                rows.append(
+                    [
+                        *(packing, mix_at, str(capacity)),
+                        *(f"{count:,}" for count in (num_documents, cost.num_pieces, cost.num_rows)),
+                        *(f"{cost.fill:.5f}", f"{cost.seconds:.2f}"),
+                        *(f"{cost.above_start_mib:.0f}", f"{cost.peak_mib:.0f}"),
+                    ]
+                )
+    header = ["plan of", "mix_at", "row", "documents", "pieces", "rows", "fill", "CPU seconds"]
+    return markdown_table([*header, "peak MiB above start", "of the process"], rows)
 
 
 def first_call_text() -> str:
     """What the first call in a process takes, before and after the compiled code is on disk."""
     with tempfile.TemporaryDirectory() as cache:
-        compiled, loaded = (plan_cost_apart(1, capacity=16, cache=cache).first_call_seconds for _ in range(2))
+        options = {"packing": "best_fit", "mix_at": "sequence", "capacity": 16, "cache": cache}
+        compiled, loaded = (plan_cost_apart(2, **options).first_call_seconds for _ in range(2))
     return f"First call in a process: {compiled:.2f} CPU seconds to compile, {loaded:.2f} once that is on disk.\n"
 
 
@@ -187,7 +246,7 @@ def packing_table(
     Args:
         num_documents: Sizes at which the packers are compared, on documents that fit into a row.
         capacities: Tokens of a row.
-        plan_documents: Documents of any length that are split and packed in a process of its own.
+        plan_documents: Documents of any length of the run that is planned, in a process of its own for each packing.
         balance_documents: Documents whose rows are shared out over ranks.
     """
     return "\n".join(
@@ -195,7 +254,9 @@ def packing_table(
             "Packing documents of the 70/30 long-context mix into rows. CPU seconds of one core; the bound is tokens /"
             f" row,\nrounded up; “{NOT_RUN}”: would take minutes, being quadratic in the documents.\n",
             packers_table(num_documents, capacities),
-            "Documents of any length, longer ones split, in a process of its own:\n",
+            "The plan of a run that reads the documents of two sources once, from their lengths to its files, in a"
+            " process\nof its own. Peak: the most that it ever held, lengths and all; its start is the interpreter with"
+            " its libraries.\n",
             plan_table(plan_documents, capacities),
             first_call_text(),
             balance_table(balance_documents),

@@ -392,6 +392,25 @@ def test_source_without_a_share_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "note: short has no share of the run (corpus.mixture.short=0) and is not read" in capsys.readouterr().err
 
 
+def test_run_that_ends_before_its_phases_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ready(tmp_path, phases=[{"tokens": 10**6, "mixture": {"long": 1.0}}])
+    told = f"note: corpus.phases last for 1,000,000 tokens and the run for {64 * 8 * T:,}: it ends in phase 1 of 1, and"
+    assert capsys.readouterr().err.count(told) == 1
+    ready(tmp_path, phases=[{"tokens": 100, "mixture": {"long": 1.0}}])
+    assert "corpus.phases" not in capsys.readouterr().err
+
+
+def test_validation_of_fewer_rows_than_asked_for_says_so_on_one_rank(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = len(ready(tmp_path, validation_sequences=10_000).validation_data)
+    told = f"note: validation reads {rows:,} sequences and not the 10,000 of data.validation_sequences"
+    assert capsys.readouterr().err.count(told) == 1
+    ready(tmp_path, validation_sequences=10_000, rank=1, world_size=2)
+    ready(tmp_path, validation_sequences=rows)
+    assert "note: validation reads" not in capsys.readouterr().err
+
+
 def test_source_that_is_read_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sampling = {"short": {"max_epochs": 1}}
     ready(tmp_path, mixture={"short": 0.5, "long": 0.5}, sampling=sampling, at_exhaustion="renormalise")

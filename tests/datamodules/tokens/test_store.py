@@ -101,14 +101,93 @@ def test_killed_build_leaves_no_store_and_the_next_one_is_clean(tmp_path: Path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
-        assert (tmp_path / "s.partial" / "tokens.bin").stat().st_size > 10_000_000
+        (partial,) = tmp_path.glob("s.*.partial")
+        assert (partial / "tokens.bin").stat().st_size > 10_000_000
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not folder.exists()
     with locked(tmp_path / "s.lock"):  # the dead process does not hold it
         store = write_store(folder, [np.arange(5)], vocab_size=10, meta={})
     assert store.tokens.tolist() == [0, 1, 2, 3, 4]
-    assert not (tmp_path / "s.partial").exists()
+    assert not partial.exists()
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from datamodules.tokens import store
+
+store.fcntl.flock = {flock}
+folder, name = Path(sys.argv[1]), sys.argv[2]
+
+def documents():
+    print("begun", flush=True)
+    for k in range(200):
+        yield np.full(1000, 7)
+        if k in (20, 150):
+            sys.stdin.readline()
+
+with store.locked(folder.with_name("s.lock")):
+    made = store.write_store(folder, documents(), vocab_size=10, meta={{"by": name}})
+print(made.num_tokens, made.meta["by"], flush=True)
+"""
+SILENT = "lambda handle, operation: None"
+REFUSED = "lambda handle, operation: exec('raise OSError(store.errno.ENOSYS, chr(63))', {'store': store})"
+
+
+@pytest.mark.parametrize("flock", [SILENT, REFUSED], ids=["that locks nothing", "that is missing"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_builders_without_a_lock_leave_one_whole_store(tmp_path: Path, flock: str, first: int):
+    """Both write at once; the one that ends second takes what the first one made."""
+    folder = tmp_path / "s"
+    (tmp_path / "s.elsewhere.1.0.partial").mkdir()  # of another machine, where nobody can ask whether it still runs
+    code = BUILDER.format(flock=flock)
+    builders = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder), name],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("0", "1")
+    ]
+    for builder in builders:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "begun\n"
+    assert len(list(tmp_path.glob("s.*.partial"))) == 3
+    assert not folder.exists()
+    builders = builders if first == 0 else builders[::-1]
+    said = [builder.communicate("\n\n")[0] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert said == [f"200000 {first}\n"] * 2
+    store = TokenStore(folder)
+    assert (np.asarray(store.tokens) == 7).all()
+    assert store.lengths.tolist() == [1000] * 200
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
+
+
+def test_error_of_a_build_is_not_hidden_by_what_another_one_made(tmp_path: Path):
+    def documents() -> Iterator[np.ndarray]:
+        yield np.arange(5)
+        write_store(tmp_path / "s", [np.arange(3)], vocab_size=10, meta={})
+        raise ValueError("line 2 is bad")
+
+    with pytest.raises(ValueError, match="line 2 is bad"):
+        write_store(tmp_path / "s", documents(), vocab_size=10, meta={})
+    assert TokenStore(tmp_path / "s").tokens.tolist() == [0, 1, 2]
+
+
+def test_failure_of_the_disk_is_an_error_where_nobody_else_made_the_store(tmp_path: Path):
+    def documents() -> Iterator[np.ndarray]:
+        yield np.arange(5)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_store(tmp_path / "s", documents(), vocab_size=10, meta={})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lock_is_free_again_after_an_error(tmp_path: Path):

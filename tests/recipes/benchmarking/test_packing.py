@@ -7,7 +7,7 @@ import pytest
 from datamodules.packing.best_fit import best_fit
 from recipes.benchmarking import packing, peer_packers
 from recipes.benchmarking.length_profile import length_profile
-from recipes.benchmarking.packing import PACKERS, measure, packing_table, plan_cost_apart, row_tokens
+from recipes.benchmarking.packing import PACKERS, measure, packing_table, plan_cost, plan_cost_apart, row_tokens
 from recipes.benchmarking.table import markdown_table
 
 SIZES, CAPACITIES = (500, 4_000), (4_096, 65_536)
@@ -19,6 +19,7 @@ def table() -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "MOST_RUNS", 1)
         patch.setattr(packing, "PACKERS", smaller)
+        patch.setattr(packing, "plan_cost_apart", lambda number, cache=None, **how: plan_cost(number, **how))
         return packing_table(num_documents=SIZES, capacities=CAPACITIES, plan_documents=2_000, balance_documents=30_000)
 
 
@@ -91,10 +92,14 @@ def test_fills_of_the_table_are_those_of_the_rows(table: str):
 
 
 def test_table_has_the_plan_and_the_balance(table: str):
-    assert [row[:2] for row in cells(table, "4096 tokens") + cells(table, "65536 tokens")] == [
-        ["4096 tokens", "2,000"],
-        ["65536 tokens", "2,000"],
-    ]
+    kinds = ["sequence", "document"]
+    for name in ("concat_chunk", "best_fit", "padded", "length_buckets"):
+        rows = cells(table, name)
+        assert [row[1:4] for row in rows] == [[kind, str(row), "2,000"] for row in CAPACITIES for kind in kinds]
+        for row in rows:
+            assert int(row[4].replace(",", "")) >= 2_000, "pieces"
+            assert 0 < float(row[6]) <= 1, "fill"
+            assert 0 <= float(row[8]) < float(row[9]), "what was there before is not counted"
     assert [row[1] for row in cells(table, "8 ranks")] == ["1", "2", "4", "8"]
     assert [row[1] for row in cells(table, "32 ranks")] == ["1", "2", "4", "8"]
     for row in cells(table, "8 ranks") + cells(table, "32 ranks"):
@@ -114,10 +119,22 @@ def test_packer_that_loses_or_overfills_is_not_measured():
 
 def test_peak_of_a_child_is_its_own():
     ballast = np.ones(600 << 20, np.uint8)  # this process is larger than the child will be
-    cost = plan_cost_apart(1_000, capacity=1_024)
+    cost = plan_cost_apart(1_000, packing="best_fit", mix_at="document", capacity=1_024)
     assert 20 < cost.peak_mib < 500 < ballast.nbytes / (1 << 20)
-    assert cost.above_bound >= 0
+    assert 0 < cost.above_start_mib < cost.peak_mib / 2
+    assert cost.fill <= 1
     assert cost.num_pieces > 1_000
+
+
+@pytest.mark.parametrize(
+    ("packing", "mix_at"),
+    [("concat_chunk", "document"), ("best_fit", "document"), ("best_fit", "sequence"), ("length_buckets", "sequence")],
+)
+def test_plan_of_a_million_documents_takes_a_tenth_of_what_ten_million_may(packing: str, mix_at: str):
+    """Ten million documents may take 10 s and 1 GiB; what the interpreter and its libraries take is not a tenth too."""
+    cost = plan_cost_apart(1_000_000, packing=packing, mix_at=mix_at, capacity=32_768)
+    assert cost.seconds < 1, f"{os.cpu_count()} cores"
+    assert cost.above_start_mib < 1024 / 10 + 20, "20 MiB for the blocks, which do not grow with the documents"
 
 
 def test_hundred_thousand_documents_take_a_tenth_of_a_second_at_most():

@@ -4,8 +4,8 @@ r"""Few-shot packing: as many whole examples of one task as fit into a row.
     row of 11   D D . c c . b b b                    shuffled, a separator in front of each; `a` and `d` have no room
 
 Each example is predicted from the definition and all the examples before it, so the row is one document and all its
-tokens are learned. Separators take room: what they push out is dropped, and a row may end up to an example short of
-`max_seqlen`. Cost: one pass over the row.
+tokens are learned. Separators take room: what they push out is dropped and counted (`num_pushed_out`; the run's ledger
+tells its share), and a row may end up to an example short of `max_seqlen`. Cost: one pass over the row.
 
 Rows have to hold one task each, the definition first: the packing plan and the source see to that. From raw records of
 many tasks the corpus `FewShotCorpus` makes documents that are such rows already, and drops nothing.
@@ -70,24 +70,34 @@ class FewShotPacking:
     ) -> TrainingSequence:
         """As in the module's header; where no example has room for its separator, the row stays as it is."""
         row = list(documents)
-        if generator.random() < self.probability:
-            row = self._few_shot(row, max_seqlen, generator) or row
-        input_ids = joined(row)[:max_seqlen]
+        kept = self._kept(row, max_seqlen, generator)
+        input_ids = joined(self._separated([row[i] for i in kept]) if kept else row)[:max_seqlen]
         return as_one_document(input_ids, np.ones(len(input_ids), dtype=bool))
 
-    def _few_shot(self, row: list[np.ndarray], max_seqlen: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """The pieces of the new row; none where it would hold no example."""
+    def num_pushed_out(
+        self, documents: Sequence[np.ndarray], *, max_seqlen: int, generator: np.random.Generator
+    ) -> int:
+        """How many tokens of the documents do not fit the row any more, at the same call with the same generator."""
+        kept = self._kept(documents, max_seqlen, generator)
+        held = sum(len(documents[i]) for i in kept) if kept else max_seqlen
+        return max(0, sum(map(len, documents)) - held)
+
+    def _kept(self, row: Sequence[np.ndarray], max_seqlen: int, generator: np.random.Generator) -> list[int]:
+        """Which documents the new row holds, in its order; none where the row stays as it is."""
+        if generator.random() >= self.probability:
+            return []
         assert self.separator_ids is not None, "with_tokenizer comes first"
-        separator = np.array(self.separator_ids, dtype=np.int64)
-        pieces = row[: int(self.definition_first)]
-        examples = row[len(pieces) :]
-        room = max_seqlen - sum(map(len, pieces))
-        kept = 0
-        for i in generator.permutation(len(examples)).tolist():
-            between = [separator] if pieces else []  # none in front of what begins the row
-            needed = len(examples[i]) + sum(map(len, between))
+        kept = list(range(len(row)))[: int(self.definition_first)]
+        num_before = len(kept)
+        room = max_seqlen - sum(len(row[i]) for i in kept)
+        for i in (num_before + generator.permutation(len(row) - num_before)).tolist():
+            needed = len(row[i]) + (len(self.separator_ids) if kept else 0)  # none in front of what begins the row
             if needed <= room:
-                pieces += [*between, examples[i]]
+                kept.append(i)
                 room -= needed
-                kept += 1
-        return pieces if kept else []
+        return kept if len(kept) > num_before else []
+
+    def _separated(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The pieces with a separator in front of each but the first."""
+        separator = np.array(self.separator_ids, dtype=np.int64)
+        return [part for piece in pieces for part in (separator, piece)][1:]

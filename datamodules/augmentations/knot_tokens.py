@@ -8,7 +8,9 @@ With chunks of a fixed length there may be any number, and a knot is the chunk's
 `<t 0 t>` and `<h 1 h>`.
 
 Ids are ours (section 3.2 of the paper gives none, and the ids in a comment of the code are ordinary tokens of Qwen2):
-names of the tokenizer's that the user gives, or rows of the vocabulary that no text reaches.
+names of the tokenizer's that the user gives, or rows of the vocabulary that no text reaches. Where such a row had no
+name, an exported tokenizer calls it `<|utk:<h2>|>`, by which the next stage finds it; a token `<h2>` or `<s>` would be
+cut out of every page of HTML.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ class Piece(NamedTuple):
 
     tokens: Sequence[int] | np.ndarray
     flags: bytes  # one of each
+
+
+def exported_name(name: str) -> str:
+    """What an exported tokenizer calls an inserted token: something that no text holds."""
+    return f"<|utk:{name}|>"
 
 
 def knot_names(max_chunks: int) -> tuple[str, ...]:
@@ -103,6 +110,7 @@ class TextEncoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+        """The encoder of a tokenizer, without truncation and padding."""
         backend = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
         if backend is None:
             return cls(copy.deepcopy(tokenizer))
@@ -123,7 +131,8 @@ def resolved_ids(
 
     Args:
         needed: What is inserted, in order.
-        names: The tokenizer's own names for these, in the same order; None takes rows that no text reaches.
+        names: The tokenizer's own names for these, in the same order; None takes those that an export named, and else
+            rows that no text reaches.
         tokenizer: Knows the names.
         vocab_size: Rows of the model's embedding.
 
@@ -131,14 +140,19 @@ def resolved_ids(
         ValueError: A name is not one of the tokenizer's, their number is not right, or there are not enough rows.
     """
     if names is None:
-        rows = free_rows(tokenizer, vocab_size=vocab_size)
-        if len(rows) < len(needed):
+        vocabulary = tokenizer.get_vocab()
+        exported = {name: vocabulary.get(exported_name(name), vocab_size) for name in needed}
+        found = {name: row for name, row in exported.items() if row < vocab_size}
+        rows = free_rows(tokenizer, vocab_size=vocab_size) if len(found) < len(needed) else []
+        if len(rows) + len(found) < len(needed):
             raise ValueError(
                 f"augmentation.special_tokens=null needs {len(needed)} rows that no text reaches"
-                f" ({' '.join(needed)}), but the model's vocabulary of {vocab_size} has {len(rows)}; list"
+                f" ({' '.join(needed)}), but the model's vocabulary of {vocab_size} has {len(rows) + len(found)}; list"
                 f" {len(needed)} tokens of the tokenizer there"
             )
-        return dict(zip(needed, rows, strict=False))
+        missing = [name for name in needed if name not in found]
+        found |= dict(zip(missing, rows, strict=False))
+        return {name: found[name] for name in needed}
     if len(names) != len(needed):
         given = f"{len(names)} token{'' if len(names) == 1 else 's'}"
         raise ValueError(

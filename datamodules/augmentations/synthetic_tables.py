@@ -7,12 +7,13 @@
 
 The table is as large as the row has room for: 96 percent of it from 4K tokens on, less in shorter rows, where one line
 more counts. What stays free holds the beginning of the row's documents, not learned, so that the row is as long as
-without. The rest of the documents is not seen: to add tables to a mixture without taking from other sources, use the
-corpus `SyntheticTablesCorpus`.
+without. The rest of the documents is not seen, and counted (`num_pushed_out`): to add tables to a mixture without
+taking from other sources, use the corpus `SyntheticTablesCorpus`.
 
-Cost: the row's text is tokenised as it is made, which is slower than other augmentations by far: 0.5 to 0.9 million
-tokens of such rows a second and core with the demo's tokenizer at 128K, so keep `probability` small or raise
-`data.num_workers`.
+Cost: rows of 128K tokens are made at 6 million tokens a second and core while the tokenizer meets most numbers for the
+first time, and at 15 million later; short rows cost about 1.5 ms each. Their tokens are put together of the tokens of
+cells (`table_tokens.py`), equal to those of the text. A tokenizer of which it is not known that its texts can be cut at
+cells is given the whole text, and then makes less than a million.
 """
 
 from __future__ import annotations
@@ -27,17 +28,26 @@ from datamodules.augmentations.base import TrainingSequence
 from datamodules.augmentations.chunks import check_probability, joined
 from datamodules.augmentations.knot_tokens import TextEncoder
 from datamodules.augmentations.row_facts import make_document_ids, make_position_ids
+from datamodules.augmentations.table_tokens import Measured, TableTokens, table_tokens
 from datamodules.tasks.table_formats import FORMATS, Format
 from datamodules.tasks.table_questions import FAMILIES, Family
-from datamodules.tasks.tables import MIN_CHARACTERS, TableProblem, check_choices, make_problem
+from datamodules.tasks.tables import (
+    MIN_CHARACTERS,
+    SAMPLE_ROWS,
+    check_choices,
+    columns_for,
+    draft_problem,
+    rows_for,
+)
 from datamodules.tokens.policy import TokenPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE_CHARACTERS = 8_000
-"""A small problem of the same seed tells how many characters a token has."""
+QUESTION_TOKENS = 330
+"""Kept free for question and answer at first; in short rows as much as they turn out to need."""
 
+MIN_ROWS = 2
 TARGET_FILL = 0.99
 """Of the row is aimed at, so that most tables fit at the first attempt; `GOOD_FILL` is not improved any more."""
 
@@ -92,6 +102,7 @@ class SyntheticTables:
         made = replace(self)
         encoder = _ProblemEncoder(
             encode=TextEncoder.of(tokenizer),
+            tables=table_tokens(tokenizer),
             separator=policy.separator,
             before=(special.bos_token_id,) if policy.prepend_bos else (),
             after=(special.eos_token_id,) if policy.append_eos else (),
@@ -116,6 +127,15 @@ class SyntheticTables:
         loss_mask[len(problem) - num_learned : len(problem)] = True
         return row._replace(loss_mask=loss_mask)
 
+    def num_pushed_out(
+        self, documents: Sequence[np.ndarray], *, max_seqlen: int, generator: np.random.Generator
+    ) -> int:
+        """How many tokens of the documents have no place beside the table, at the same call with the same generator."""
+        if generator.random() >= self.probability:
+            return 0
+        problem, _ = self._problem(max_seqlen, generator)
+        return max(0, sum(map(len, documents)) - (max_seqlen - len(problem)))
+
     def _packed(self, documents: Sequence[np.ndarray]) -> TrainingSequence:
         """The documents one after the other, all learned."""
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
@@ -132,27 +152,34 @@ class SyntheticTables:
         for _ in range(ATTEMPTS):  # more than one only where hardly the smallest table has room
             found = self._fitted(int(generator.integers(1 << 63)), max_seqlen)
             if found is not None:
-                problem, tokens = found
-                return tokens, self.encoder.num_learned(problem)
+                return found
         raise ValueError(
             f"max_seqlen={max_seqlen} has no room for a table and its question ({MIN_CHARACTERS} characters); raise"
             " context_length or set augmentation.probability=0"
         )
 
-    def _fitted(self, seed: int, max_seqlen: int) -> tuple[TableProblem, np.ndarray] | None:
+    def _fitted(self, seed: int, max_seqlen: int) -> tuple[np.ndarray, int] | None:
         """The largest problem of a seed that was found to fit; None where not even a small one does."""
         assert self.encoder is not None, "with_tokenizer comes first"
-        best = None
-        num_characters = max(MIN_CHARACTERS, min(PROBE_CHARACTERS, max_seqlen))
+        draft = draft_problem(
+            (seed,), max_columns=columns_for(max_seqlen), formats=self.formats, families=self.families
+        )
+        sample = self.encoder.tables.measure(draft.sample, draft.format, draft.sample)
+        most_rows = rows_for(max_seqlen, row_size=sample.ends[-1] / SAMPLE_ROWS)
+        table = draft.draw(most_rows)
+        rows = self.encoder.tables.measure(table, draft.format, draft.sample)
+        best, room = None, max_seqlen - QUESTION_TOKENS
         for _ in range(ROUNDS):
-            problem = make_problem((seed,), num_characters=num_characters, formats=self.formats, families=self.families)
-            tokens = self.encoder(problem)
-            if len(tokens) <= max_seqlen and (best is None or len(tokens) > len(best[1])):
-                best = problem, tokens
+            num_rows = max(MIN_ROWS, int(np.searchsorted(rows.ends, room, side="right")))
+            question = draft.ask(table.head(num_rows))
+            tokens = self.encoder(rows, num_rows, draft.around(question), question.answer)
+            if len(tokens) <= max_seqlen and (best is None or len(tokens) > len(best[0])):
+                best = tokens, self.encoder.num_learned(question.answer)
                 if len(tokens) >= GOOD_FILL * max_seqlen:
                     break
-            missing = TARGET_FILL * max_seqlen - len(tokens)
-            num_characters = max(MIN_CHARACTERS, num_characters + int(missing * len(problem.text) / len(tokens)))
+            elif num_rows == MIN_ROWS:
+                break
+            room += int(TARGET_FILL * max_seqlen) - len(tokens)
         return best
 
 
@@ -161,19 +188,20 @@ class _ProblemEncoder:
     """A problem's tokens."""
 
     encode: TextEncoder
+    tables: TableTokens
     separator: str
     before: tuple[int, ...]
     after: tuple[int, ...]
 
-    def __call__(self, problem: TableProblem) -> np.ndarray:
+    def __call__(self, rows: Measured, num_rows: int, around: tuple[str, str], answer: str) -> np.ndarray:
         """[n] int64"""
-        return np.array([*self.before, *self.encode(self.separator + problem.text), *self.after], dtype=np.int64)
+        opening, closing = around
+        tokens = rows.problem(self.separator + opening, num_rows, f"{closing} {answer}")
+        return np.concatenate([np.array(self.before, np.int64), tokens, np.array(self.after, np.int64)])
 
-    def num_learned(self, problem: TableProblem) -> int:
+    def num_learned(self, answer: str) -> int:
         """Tokens of the answer and what ends the document.
 
         The text is tokenised as a whole, as a reader's would be; the answer's share is found from the prompt's end.
         """
-        end_of_prompt = problem.prompt[problem.prompt.rindex("Answer:") :]
-        answered = self.encode(f"{end_of_prompt} {problem.answer}")
-        return len(answered) - len(self.encode(end_of_prompt)) + len(self.after)
+        return len(self.encode(f"Answer: {answer}")) - len(self.encode("Answer:")) + len(self.after)

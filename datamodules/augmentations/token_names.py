@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from datamodules.augmentations.free_rows import free_rows
+from datamodules.prepare.cutting import PROBE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,3 +62,30 @@ def known_or_free_ids(
         )
     found |= dict(zip(missing, free, strict=False))
     return [found[name] for name in names]
+
+
+def with_names(tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int]) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that knows rows by name which had no token, where it can take them; else itself.
+
+        tokenizer      <s> 0   </s> 1   a 2   b 3             ids = {<|utk:<D>|>: 4, <|utk:<S>|>: 5}
+        the copy       <s> 0   </s> 1   a 2   b 3   <|utk:<D>|> 4   <|utk:<S>|> 5
+
+    They are special tokens, so that `skip_special_tokens` leaves them out. A row that has a token already keeps its
+    name: reserved tokens have one, and a vocabulary of bytes must not lose one. A tokenizer numbers what is added to it
+    by itself; where its numbers are not the rows', or another token would change, nothing is added.
+
+    Args:
+        tokenizer: Made the tokens of the run.
+        ids: Name -> row, below the model's vocab_size, so that the vocabulary does not grow beyond it.
+    """
+    from transformers import AddedToken
+
+    before = tokenizer.get_vocab()
+    taken = set(before.values())
+    new = {name: row for name, row in sorted(ids.items(), key=lambda item: item[1]) if row not in taken}
+    if not new or set(new) & set(before):
+        return tokenizer
+    made = copy.deepcopy(tokenizer)
+    made.add_tokens([AddedToken(name, special=True, normalized=False) for name in new], special_tokens=True)
+    same_text = made.encode(PROBE, add_special_tokens=False) == tokenizer.encode(PROBE, add_special_tokens=False)
+    return made if same_text and made.get_vocab() == before | new else tokenizer

@@ -152,6 +152,16 @@ class UL2Denoising:
         object.__setattr__(made, "mode_ids", tuple(found[name] for name in modes) or (-1,) * len(self._mixture))
         return made
 
+    @property
+    def inserted_ids(self) -> dict[str, int]:
+        """The token ids of sentinels and mode tokens, by the names that an exported tokenizer gives them."""
+        assert self.sentinel_ids, "with_tokenizer comes first"
+        found = {self.sentinel.format(number): row for number, row in enumerate(self.sentinel_ids)}
+        for one, row in zip(self._mixture, self.mode_ids, strict=True):
+            if self.mode_tokens is not None:
+                found[self.mode_tokens[one.mode]] = row
+        return found
+
     def __call__(
         self, documents: Sequence[np.ndarray], *, max_seqlen: int, generator: np.random.Generator
     ) -> TrainingSequence:

@@ -45,6 +45,7 @@ from datamodules.augmentations.knot_tokens import (
     KnotTokens,
     Piece,
     TextEncoder,
+    exported_name,
     knot_names,
     resolved_ids,
 )
@@ -149,6 +150,13 @@ class UntieTheKnots:
         """What is put in, in the order of `special_tokens`."""
         tags = (CHUNK_ID_TAGS if self.chunk_ids else ()) + (BACKTRACING_TAGS if self.backtracing else ())
         return tags + (NUMBERED_KNOTS if self.max_chunks is None else knot_names(self.max_chunks))
+
+    @property
+    def inserted_ids(self) -> dict[str, int]:
+        """The token ids of what is put in, by the names that an exported tokenizer gives them."""
+        if self.knot_tokens is None:
+            raise RuntimeError("call with_tokenizer first, and use what it returns")
+        return {exported_name(name): row for name, row in self.knot_tokens.ids.items()}
 
     def with_tokenizer(self, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> UntieTheKnots:
         """The same with token ids, which a call needs; it pickles.

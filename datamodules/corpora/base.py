@@ -32,10 +32,12 @@ class Quarantine:
 
     Args:
         strict: Raise at the first one.
+        num_joined: Rows that went into a document with an earlier row: the share that is set aside is one of rows.
     """
 
     strict: bool = True
     rows: list[QuarantinedRow] = field(default_factory=list)
+    num_joined: int = 0
 
     def add(self, place: str, reason: str) -> None:
         """Set a row aside.
@@ -53,7 +55,11 @@ class BadDocument(ValueError):
 
 
 class Shard(Protocol):
-    """A part of a corpus that one process reads alone; pickled to get there."""
+    """A part of a corpus that one process reads alone; pickled to get there.
+
+    It may tell its size, about, for the progress bar: `num_bytes` of text, or `num_documents`; None where it does not
+    know.
+    """
 
     @property
     def name(self) -> str:
@@ -94,9 +100,16 @@ class WholeCorpus:
 
     @property
     def name(self) -> str:
+        """The corpus'."""
         return type(self.corpus).__name__
 
+    @property
+    def num_documents(self) -> int | None:
+        """Where the corpus says so."""
+        return getattr(self.corpus, "num_documents", None)
+
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
+        """Yield the documents in order."""
         for number, text in enumerate(self.corpus.texts(), 1):
             yield Document(text, f"{self.name}, document {number}")
 

@@ -37,10 +37,18 @@ class BinaryFile(Protocol):
     """What reading asks of a file: a `pathlib.Path`, or a file of the hub."""
 
     @property
-    def suffix(self) -> str: ...
+    def suffix(self) -> str:
+        """The last extension, with its dot."""
+        ...
+
     @property
-    def suffixes(self) -> Sequence[str]: ...
-    def open(self, mode: str, /) -> Any: ...
+    def suffixes(self) -> Sequence[str]:
+        """All extensions, each with its dot."""
+        ...
+
+    def open(self, mode: str, /) -> Any:
+        """Its bytes as they are."""
+        ...
 
 
 def open_decompressed(file: BinaryFile, *, max_compression_ratio: float = MAX_COMPRESSION_RATIO) -> io.BufferedReader:

@@ -91,14 +91,15 @@ class ReadCorpus(RowRules):
         return RowRules(**{field.name: getattr(self, field.name) for field in fields(RowRules)})
 
     def settings_digest(self) -> str:
-        """Changes with every setting that may change the documents; empty as long as all are as they always were."""
+        """Changes with every setting that may change the documents; empty as long as all are as they always were.
+
+        `max_quarantined` changes none: it is weighed whenever a store is opened (`quarantine.check_reused`).
+        """
         changed: dict[str, Any] = {
             key: value
             for key, value in asdict(self.rules).items()
             if key not in ("text_field", "max_compression_ratio") and value != getattr(RowRules(), key)
         }
-        if self.max_quarantined:
-            changed["max_quarantined"] = self.max_quarantined
         if self.filters is not None and (filters := self.filters.fingerprint()) != DocumentFilters().fingerprint():
             changed["filters"] = filters
         return json.dumps(changed, sort_keys=True) if changed else ""
@@ -136,6 +137,7 @@ class FileCorpus(ReadCorpus):
         return found
 
     def fingerprint(self) -> str:
+        """A string that changes with the content of the files and every setting that may change the documents."""
         files = self.files()
         kind = READERS[kind_of(files[0])].__name__
         digest = hashlib.sha256(f"files {kind} {self.text_field}{self.settings_digest()}".encode())
@@ -157,6 +159,11 @@ class FileCorpus(ReadCorpus):
         return [FileShard(tuple(group), rules, sum(map(weights.__getitem__, group))) for group in grouped(pieces)]
 
     def texts(self) -> Iterator[str]:
+        """Yield the documents in order.
+
+        Raises:
+            ValueError: A row cannot be used, or a file not read; the message names the place.
+        """
         quarantine = Quarantine(strict=True)
         for shard in self.shards():
             yield from (document.text for document in shard.documents(quarantine))
@@ -211,11 +218,17 @@ class FileShard:
 
     @property
     def name(self) -> str:
+        """Its file, or the first and the last."""
         if len(self.pieces) == 1:
             return str(self.pieces[0])
         return f"{self.pieces[0]} … {self.pieces[-1]} ({len(self.pieces)} files)"
 
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
+        """Yield the documents in order; rows that cannot be used go into `quarantine`.
+
+        Raises:
+            ValueError: A file cannot be read, changed, or holds no documents.
+        """
         for piece in self.pieces:
             if piece.broken:
                 quarantine.add(str(piece.file), piece.broken)

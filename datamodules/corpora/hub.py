@@ -52,6 +52,7 @@ class HubCorpus(ReadCorpus):
     max_documents: int | None = None
 
     def fingerprint(self) -> str:
+        """A string that changes with the name, the revision, and every setting that may change the documents."""
         own: dict[str, Any] = {
             key: getattr(self, key) for key in ("name", "config", "split", "revision", "data_files", "text_field")
         }
@@ -81,6 +82,11 @@ class HubCorpus(ReadCorpus):
         return [HubShard((part,), self.rules, self._blame) for part in parts]
 
     def texts(self) -> Iterator[str]:
+        """Yield the documents in order.
+
+        Raises:
+            ValueError: A row cannot be used, or the data set not read; the message names the place.
+        """
         quarantine = Quarantine(strict=True)
         for shard in self.shards():
             yield from (document.text for document in shard.documents(quarantine))
@@ -112,15 +118,19 @@ class HubCorpus(ReadCorpus):
         if self.streaming:
             rows = builder.as_streaming_dataset(split=self.split)
             num_shards = max(1, rows.num_shards)
+            counted = (builder.info.splits or {}).get(self.split)  # where the data set's card tells
+            num_rows = None if counted is None or self.data_files is not None else counted.num_examples
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=self.split)
+            num_rows = len(rows)
             num_shards = max(1, min(len(rows), -(-(rows.data.nbytes or 0) // PREPARED_SHARD_BYTES)))
         if num_shards == 1 or self.max_documents is not None:
-            yield DataRows(rows, self.name)
+            yield DataRows(rows, self.name, num_rows)
             return
+        share = None if num_rows is None else round(num_rows / num_shards)
         for k in range(num_shards):
-            yield DataRows(rows.shard(num_shards, k, contiguous=True), f"part {k + 1} of {self.name}")
+            yield DataRows(rows.shard(num_shards, k, contiguous=True), f"part {k + 1} of {self.name}", share)
 
 
 @dataclass(frozen=True)
@@ -134,9 +144,32 @@ class HubShard:
 
     @property
     def name(self) -> str:
+        """Its file or rows."""
         return str(self.parts[0]) if len(self.parts) == 1 else f"{self.blame.subject}, {len(self.parts)} files"
 
+    @property
+    def num_bytes(self) -> int | None:
+        """Of text, about; None where it is rows, or not read to its end."""
+        if self.max_documents is not None:
+            return None
+        sizes = [part.num_bytes for part in self.parts if isinstance(part, DataFile)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(self.parts) else None
+
+    @property
+    def num_documents(self) -> int | None:
+        """At most, about; None where nobody knows."""
+        rows = [part.num_rows for part in self.parts if isinstance(part, DataRows) and part.num_rows is not None]
+        found = [sum(rows)] if len(rows) == len(self.parts) else []
+        found += [] if self.max_documents is None else [self.max_documents]
+        return min(found, default=None)
+
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
+        """Yield the documents in order, no more than `max_documents`.
+
+        Raises:
+            ValueError: The shard cannot be read at all.
+        """
         left = self.max_documents
         for part in self.parts:
             if left is not None and left <= 0:
@@ -161,13 +194,27 @@ class DataFile:
         self.url, self.place = url, place
         suffixes = [suffix.lower() for suffix in PurePosixPath(url).suffixes]
         self.suffix = suffixes[-1] if suffixes else ""
-        self.suffixes = suffixes[:-1] if self.suffix in DECOMPRESSORS else suffixes
+        self._packed = self.suffix in DECOMPRESSORS
+        self.suffixes = suffixes[:-1] if self._packed else suffixes
         if self.suffix in ARCHIVES:
             raise BadDocument(f"{url} is an archive; unpack it and use corpus=local")
         # A file of the hub stays what it is: its URL has the commit in it.
         self.signature: Signature | None = signature_of(Path(url)) if Path(url).is_file() else None
 
+    @property
+    def num_bytes(self) -> int | None:
+        """Of text, about; None where the file system does not tell."""
+        import fsspec
+
+        try:
+            file_system, path = fsspec.url_to_fs(self.url)
+            size = file_system.size(path)
+        except Exception:  # of the network and the hub; whoever reads the file says what is wrong
+            return None
+        return None if size is None else size * (4 if self._packed else 1)
+
     def open(self, mode: str, /) -> io.BufferedReader:
+        """Its bytes, from where they are."""
         import datasets
         import fsspec
 
@@ -189,12 +236,13 @@ class DataRows:
     Args:
         rows: A `Dataset` or `IterableDataset`.
         name: What messages call it.
+        num_rows: How many they are, about; None where nobody knows.
     """
 
     signature = None
 
-    def __init__(self, rows: Any, name: str) -> None:
-        self.rows, self.name = rows, name
+    def __init__(self, rows: Any, name: str, num_rows: int | None = None) -> None:
+        self.rows, self.name, self.num_rows = rows, name, num_rows
 
     def __str__(self) -> str:
         return self.name
@@ -208,7 +256,7 @@ def read_rows(part: DataRows, rules: RowRules, quarantine: Quarantine, span: Spa
             document = document_of(row, rules, place)
         except Unusable as problem:
             reason = str(problem)
-            if "surrogate" not in reason:
+            if "surrogate" not in reason and not rules.whole_record:
                 fields = " and ".join(f"'{name}'" for name in rules.text_fields)
                 reason = f"has no text in field {fields} (it has {sorted(row)}); set corpus.sources.*.text_field"
             quarantine.add(place, reason)

@@ -119,6 +119,7 @@ def _check_unchanged(file: Any, signature: Signature | None) -> None:
 
 
 def unreadable(error: Exception, blame: Blame, *, hint: bool = False) -> ValueError:
+    """The error that a user sees for one of reading; `hint` names `allow_partial`."""
     if isinstance(error, BadDocument):
         return error
     partial = " (corpus.sources.*.allow_partial=true uses the rows before the break)" if hint else ""
@@ -126,6 +127,7 @@ def unreadable(error: Exception, blame: Blame, *, hint: bool = False) -> ValueEr
 
 
 def reason_of(error: Exception) -> str:
+    """The first line of what an error says."""
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 

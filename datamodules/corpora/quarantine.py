@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from datamodules.corpora.base import Corpus, Quarantine, QuarantinedRow
+from datamodules.corpora.base import Corpus, Quarantine, QuarantinedRow, shards_of
 
 
 def max_quarantined(corpus: Corpus) -> float:
@@ -28,13 +29,37 @@ def check_quarantined(corpus: Corpus, rows: Sequence[QuarantinedRow], *, num_doc
     Raises:
         ValueError: Too many; the message names the first ones.
     """
-    share = len(rows) / max(1, len(rows) + num_documents)
+    _check(corpus, rows, num_rows=len(rows) + num_documents, num_quarantined=len(rows))
+
+
+def check_reused(corpus: Corpus, meta: Mapping[str, Any]) -> None:
+    """Stop where too many rows for this corpus were set aside when its store was made, perhaps with a higher limit.
+
+    Raising the limit makes no store anew, as it changes none of the documents that there are.
+
+    Args:
+        corpus: Says how many are too many.
+        meta: Of the store: counts, the first rows that were set aside, and `max_quarantined` as it was.
+
+    Raises:
+        ValueError: Too many; the message names the first ones.
+    """
+    count = meta.get("quarantined", {}).get("count", 0)
+    if not count or max_quarantined(corpus) >= meta.get("max_quarantined", 1.0):
+        return
+    first = [QuarantinedRow(**row) for row in meta["quarantined"]["first"]]
+    _check(corpus, first, num_rows=meta["num_rows"], num_quarantined=count)
+    shards_of(corpus)  # whole files that cannot be read count by their size, which is known there
+
+
+def _check(corpus: Corpus, rows: Sequence[QuarantinedRow], *, num_rows: int, num_quarantined: int) -> None:
+    share = num_quarantined / max(1, num_rows)
     first = "; ".join(f"{row.place}: {row.reason}" for row in rows[:2])
-    if rows and not num_documents:
-        raise ValueError(f"not one of {len(rows)} rows can be used ({first}); check corpus.sources.*")
+    if num_quarantined and num_quarantined == num_rows:
+        raise ValueError(f"not one of {num_rows} rows can be used ({first}); check corpus.sources.*")
     if share > max_quarantined(corpus):
         raise ValueError(
-            f"{len(rows)} of {len(rows) + num_documents} rows ({share:.2%}) cannot be used, above"
+            f"{num_quarantined} of {num_rows} rows ({share:.2%}) cannot be used, above"
             f" max_quarantined={max_quarantined(corpus):g} ({first}); repair them or raise"
             " corpus.sources.*.max_quarantined"
         )

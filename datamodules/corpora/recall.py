@@ -47,10 +47,12 @@ class RecallCorpus:
         )
 
     def fingerprint(self) -> str:
+        """A string that changes with the haystack and every parameter."""
         own = self._documents([" "]).fingerprint()
         return hashlib.sha256(f"recall {self.haystack.fingerprint()} {own}".encode()).hexdigest()
 
     def texts(self) -> Iterator[str]:
+        """Yield the documents in order."""
         documents = self._documents(list(self.haystack.texts()))
         for i in range(len(documents)):
             yield documents[i]

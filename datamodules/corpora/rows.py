@@ -56,6 +56,7 @@ class RowRules:
             everything.
         max_compression_ratio: A compressed file that unpacks to more than so many times its size is refused.
         max_document_bytes: A longer line or text file is quarantined, without being held in memory.
+        whole_record: The document is no text but the JSON object of the fields `text_field`, whatever they hold.
     """
 
     text_field: str | list[str] = "text"
@@ -65,6 +66,7 @@ class RowRules:
     allow_partial: bool = False
     max_compression_ratio: float = MAX_COMPRESSION_RATIO
     max_document_bytes: int = 1 << 30
+    whole_record: bool = False
 
     def __post_init__(self) -> None:
         if not self.text_fields or not all(isinstance(field, str) and field for field in self.text_fields):
@@ -209,6 +211,8 @@ def document_of(record: object, rules: RowRules, place: str, *, repaired: bool =
         raise Unusable(f"a JSON {type(record).__name__}, where each document must be one JSON object")
     texts = [_value(record, name, rules) for name in rules.text_fields]
     for k, (name, text) in enumerate(zip(rules.text_fields, texts, strict=True)):
+        if rules.whole_record and not isinstance(text, bytes):
+            continue
         if isinstance(text, bytes):  # a string of Parquet, undecoded
             if len(text) > rules.max_document_bytes:
                 raise Unusable(_too_long(rules))
@@ -220,7 +224,10 @@ def document_of(record: object, rules: RowRules, place: str, *, repaired: bool =
         elif not isinstance(text, str):
             held = "null" if text is None else f"a {type(text).__name__}"
             raise Unusable(f"field '{name}' holds {held}, where a string is needed")
-    text = texts[0] if len(texts) == 1 else rules.field_separator.join(filter(None, texts))
+    if rules.whole_record:
+        text = json.dumps(dict(zip(rules.text_fields, texts, strict=True)), ensure_ascii=False, default=str)
+    else:
+        text = texts[0] if len(texts) == 1 else rules.field_separator.join(filter(None, texts))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -340,6 +347,7 @@ def _missing(name: str, there: Any, rules: RowRules) -> str:
     if len(names) > 20:
         names = [*names[:20], "…"]
     key = SET_FIELD if name in rules.text_fields else "set corpus.sources.*.task_field"
+    key = "set corpus.sources.*.fields" if rules.whole_record and name in rules.text_fields else key
     return f"no field '{name}' (it has {names}); {key}"
 
 

@@ -85,6 +85,7 @@ class SyntheticTablesCorpus:
         )
 
     def fingerprint(self) -> str:
+        """A string that changes with every parameter."""
         parameters = {
             "num_documents": self.num_documents,
             "tokens": [self.min_tokens, self.max_tokens],
@@ -96,10 +97,12 @@ class SyntheticTablesCorpus:
         return hashlib.sha256(f"tables {VERSION} {json.dumps(parameters)}".encode()).hexdigest()
 
     def shards(self) -> list[TableShard]:
+        """The documents, `DOCUMENTS_PER_SHARD` a shard, in order."""
         starts = range(0, self.num_documents, DOCUMENTS_PER_SHARD)
         return [TableShard(self, start, min(start + DOCUMENTS_PER_SHARD, self.num_documents)) for start in starts]
 
     def texts(self) -> Iterator[str]:
+        """Yield the documents in order."""
         for shard in self.shards():
             for document in shard.documents(Quarantine()):
                 yield document.text
@@ -115,8 +118,15 @@ class TableShard:
 
     @property
     def name(self) -> str:
+        """Which documents."""
         return f"synthetic tables {self.start + 1} to {self.end}"
 
+    @property
+    def num_documents(self) -> int:
+        """How many."""
+        return self.end - self.start
+
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
+        """Yield the documents in order."""
         for index in range(self.start, self.end):
             yield Document(self.corpus[index].text, f"synthetic table {index + 1}")

@@ -31,9 +31,11 @@ class UL2OscarCorpus:
     seed: int = 0
 
     def fingerprint(self) -> str:
+        """A string that changes with the texts and the seed."""
         return hashlib.sha256(f"{VERSION} {self.seed} {self.corpus.fingerprint()}".encode()).hexdigest()
 
     def texts(self) -> Iterator[str]:
+        """Yield the dialogues in order."""
         for shard in self.shards():
             for document in shard.documents(Quarantine(strict=True)):
                 yield document.text
@@ -57,9 +59,21 @@ class DialogueShard:
 
     @property
     def name(self) -> str:
+        """That of the texts."""
         return self.shard.name
 
+    @property
+    def num_bytes(self) -> int | None:
+        """Of the texts, about; None where nobody knows."""
+        return getattr(self.shard, "num_bytes", None)
+
+    @property
+    def num_documents(self) -> int | None:
+        """None where nobody knows."""
+        return getattr(self.shard, "num_documents", None)
+
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
+        """Yield the dialogue of each text, in order."""
         for document in self.shard.documents(quarantine):
             yield document._replace(text=ul2_oscar_dialogue(document.text, rng=_own_rng(document.text, self.seed)))
 

@@ -14,6 +14,16 @@ Format = Literal["markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv", "json")
 
 
+class Frame(NamedTuple):
+    """What stands around the cells of a table: `before[0]` cell `before[1]` cell … `after` is a row."""
+
+    head: str
+    before: tuple[str, ...]  # one a column
+    after: str
+    between: str  # rows
+    tail: str
+
+
 class Rendered(NamedTuple):
     """A table's text in pieces, so that rows can be left out at its end."""
 
@@ -24,6 +34,7 @@ class Rendered(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The whole table."""
         return self.head + self.between.join(self.rows) + self.tail
 
 
@@ -50,11 +61,21 @@ def render(table: Table, format: Format) -> Rendered:  # noqa: A002  (the field'
 
     Cost: O(cells).
     """
+    around = frame(table, format)
+    row = "".join(f"{before.replace('%', '%%')}%s" for before in around.before) + around.after
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    return Rendered(around.head, list(map(row.__mod__, cells)), around.between, around.tail)
+
+
+def frame(table: Table, format: Format) -> Frame:  # noqa: A002
+    """What a format puts around the cells of this table; depends on names and kinds of its columns alone."""
     names = [column.name for column in table.columns]
-    rows = zip(*(column.cells for column in table.columns), strict=True)
     if format == "markdown":
         head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|\n"
-        return Rendered(head, [f"| {' | '.join(map(str, row))} |" for row in rows], "\n", "")
+        return Frame(head, ("| ", *[" | "] * (len(names) - 1)), " |", "\n", "")
     if format == "csv":
-        return Rendered(",".join(names) + "\n", [",".join(map(str, row)) for row in rows], "\n", "")
-    return Rendered("[\n", [json.dumps(dict(zip(names, row, strict=True))) for row in rows], ",\n", "\n]")
+        return Frame(",".join(names) + "\n", ("", *[","] * (len(names) - 1)), "", "\n", "")
+    quotes = ["" if column.kind == "number" else '"' for column in table.columns]
+    opened = [f"{json.dumps(name)}: {quote}" for name, quote in zip(names, quotes, strict=True)]
+    later = [f"{quote}, {begun}" for quote, begun in zip(quotes, opened[1:], strict=False)]
+    return Frame("[\n", ("{" + opened[0], *later), quotes[-1] + "}", ",\n", "\n]")

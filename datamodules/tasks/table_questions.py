@@ -79,7 +79,8 @@ def matching(table: Table, columns: Sequence[Column], row: int) -> Question:
     rows, conditions = list(range(table.num_rows)), []
     for column in columns:
         value = column.cells[row]
-        rows = [i for i in rows if column.cells[i] == value]
+        held = list(column.cells)
+        rows = [i for i in rows if held[i] == value]
         conditions.append(f"{column.name} {value}")
         if len(rows) <= MAX_LISTED_ROWS:
             break
@@ -235,7 +236,8 @@ def _count_of_some_row(table: Table, rng: np.random.Generator) -> Question:
 
 def _by_value(column: Column, rows: Sequence[int], highest: bool) -> list[int]:
     """Rows by the value of a column, those of equal value in their given order."""
-    return sorted(rows, key=column.cells.__getitem__, reverse=highest)  # stable in both directions; ISO dates sort
+    value = list(column.cells).__getitem__
+    return sorted(rows, key=value, reverse=highest)  # stable in both directions; ISO dates sort
 
 
 def _extreme(column: Column, highest: bool) -> str:

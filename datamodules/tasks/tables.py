@@ -12,11 +12,12 @@ schemas, wording and mixture are not reproduced.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.tasks.table_columns import Table, draw_schema, draw_table
+from datamodules.tasks.table_columns import Kind, Table, draw_schema, draw_table
 from datamodules.tasks.table_formats import FORMATS, Format, render
 from datamodules.tasks.table_questions import FAMILIES, Family, Question, ask
 
@@ -28,6 +29,8 @@ QUESTION_CHARACTERS = 330
 
 SLACK_CHARACTERS = 500
 """A problem is at most this much shorter than it may be: a short question, and less than one more row."""
+
+SAMPLE_ROWS = 64
 
 
 class TableProblem(NamedTuple):
@@ -53,7 +56,76 @@ class TableProblem(NamedTuple):
 
     @property
     def text(self) -> str:
+        """Prompt and answer."""
         return f"{self.prompt} {self.answer}"
+
+
+@dataclass(frozen=True)
+class TableDraft:
+    """What a seed decides before the size of the table is known.
+
+    Args:
+        seed: One or more integers, not negative.
+        format: How the table is written.
+        family: Of its question.
+        question_first: Whether the question stands before the table.
+        schema: Names and kinds of the columns.
+        sample: Some rows, by which to tell how many have room; none of them is in the table.
+    """
+
+    seed: tuple[int, ...]
+    format: Format
+    family: Family
+    question_first: bool
+    schema: tuple[tuple[str, Kind], ...]
+    sample: Table
+
+    def draw(self, num_rows: int) -> Table:
+        """A table of so many rows; another number of rows gives another table."""
+        return draw_table(self.schema, num_rows, _generators(self.seed)[1])
+
+    def ask(self, table: Table) -> Question:
+        """The question about a table of this schema."""
+        return ask(table, self.family, _generators(self.seed)[2])
+
+    def around(self, question: Question) -> tuple[str, str]:
+        """What of the prompt stands before the table, and what behind it."""
+        asked = f"Question: {question.text}"
+        return (f"{asked}\n\n", "\n\nAnswer:") if self.question_first else ("", f"\n\n{asked}\nAnswer:")
+
+
+def draft_problem(
+    seed: Sequence[int],
+    *,
+    max_columns: int,
+    formats: Sequence[Format] = FORMATS,
+    families: Sequence[Family] = FAMILIES,
+) -> TableDraft:
+    """The problem of a seed as far as it does not depend on its size.
+
+    Args:
+        seed: One or more integers, not negative.
+        max_columns: At least 4; the schema has so many columns at most.
+        formats: Drawn from with equal probability.
+        families: Drawn from with equal probability.
+    """
+    rng, _, _ = _generators(seed)
+    written = formats[int(rng.integers(len(formats)))]
+    family = families[int(rng.integers(len(families)))]
+    question_first = bool(rng.integers(2))
+    schema = tuple(draw_schema(rng, max_columns=max_columns))
+    sample = draw_table(schema, SAMPLE_ROWS, rng)
+    return TableDraft(tuple(seed), written, family, question_first, schema, sample)
+
+
+def columns_for(size: int) -> int:
+    """Columns at most of a table of so many characters, or of so few tokens: small ones are to have some rows too."""
+    return max(4, min(8, size // 250))
+
+
+def rows_for(size: float, *, row_size: float) -> int:
+    """Rows to draw for a table of a size, a few too many, where rows of the sample have `row_size` on average."""
+    return int(1.05 * size / row_size) + 8
 
 
 def make_problem(
@@ -76,26 +148,21 @@ def make_problem(
         families: Drawn from with equal probability.
     """
     assert num_characters >= MIN_CHARACTERS, "checked by whoever reads the configuration"
-    schema_rng, rows_rng, question_rng = np.random.default_rng(list(seed)).spawn(3)
-    written = formats[int(schema_rng.integers(len(formats)))]
-    family = families[int(schema_rng.integers(len(families)))]
-    question_first = bool(schema_rng.integers(2))
-    schema = draw_schema(schema_rng, max_columns=max(4, min(8, num_characters // 250)))
-
-    sample = render(draw_table(schema, 64, schema_rng), written)
+    draft = draft_problem(seed, max_columns=columns_for(num_characters), formats=formats, families=families)
+    sample = render(draft.sample, draft.format)
     mean_row = len(sample.between) + sum(map(len, sample.rows)) / len(sample.rows)
-    most_rows = int(1.05 * num_characters / mean_row) + 8
-    table, text = _cut(draw_table(schema, most_rows, rows_rng), written, num_characters - QUESTION_CHARACTERS)
-
-    question = ask(table, family, question_rng)
+    most_rows = rows_for(num_characters, row_size=mean_row)
+    table, text = _cut(draft.draw(most_rows), draft.format, num_characters - QUESTION_CHARACTERS)
+    question = draft.ask(table)
+    before, behind = draft.around(question)
     return TableProblem(
-        prompt=_prompt(text, question, question_first),
+        prompt=before + text + behind,
         answer=question.answer,
-        family=family,
-        format=written,
+        family=draft.family,
+        format=draft.format,
         evidence_rows=question.evidence_rows,
         num_rows=table.num_rows,
-        seed=tuple(seed),
+        seed=draft.seed,
     )
 
 
@@ -114,6 +181,6 @@ def _cut(table: Table, written: Format, num_characters: int) -> tuple[Table, str
     return table.head(num_rows), whole._replace(rows=whole.rows[:num_rows]).text
 
 
-def _prompt(table: str, question: Question, question_first: bool) -> str:
-    asked = f"Question: {question.text}"
-    return f"{asked}\n\n{table}\n\nAnswer:" if question_first else f"{table}\n\n{asked}\nAnswer:"
+def _generators(seed: Sequence[int]) -> list[np.random.Generator]:
+    """Of what is drawn first, of the rows, and of the question; so that none changes with the others."""
+    return np.random.default_rng(list(seed)).spawn(3)

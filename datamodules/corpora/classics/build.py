@@ -38,6 +38,7 @@ def clean(text: str) -> str:
 
 
 def decode(path: Path) -> str:
+    """The text of a file in UTF-8, or in Latin-1 where it is none."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
@@ -76,6 +77,7 @@ def jargon(path: Path) -> Iterator[dict[str, str]]:
 
 
 def shingles(text: str) -> set[int]:
+    """Hashes of all runs of `SHINGLE_WORDS` words, by their letters a to z alone."""
     words = re.findall(r"[a-z]+", text.lower())
     return {hash(tuple(words[i : i + SHINGLE_WORDS])) for i in range(len(words) - SHINGLE_WORDS)}
 
@@ -96,6 +98,7 @@ def check_overlap(train: list[dict[str, str]], heldout: list[dict[str, str]]) ->
 
 
 def write(documents: list[dict[str, str]], path: Path) -> None:
+    """Write documents one a line, compressed, and print how many."""
     buffer = io.StringIO()
     for document in documents:
         buffer.write(json.dumps(document, ensure_ascii=False) + "\n")
@@ -104,6 +107,7 @@ def write(documents: list[dict[str, str]], path: Path) -> None:
 
 
 def main() -> None:
+    """Build both parts of the corpus from the three sources named on the command line."""
     folder, kjv, jargon_file = map(Path, sys.argv[1:4])
     documents = [*shakespeare(folder), *king_james(kjv), *jargon(jargon_file)]
     heldout = [document for document in documents if document["id"] in HELDOUT]

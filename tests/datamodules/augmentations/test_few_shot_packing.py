@@ -74,6 +74,24 @@ def test_no_example_that_is_left_out_would_have_had_room() -> None:
     assert left_out > 50
 
 
+def test_every_token_is_in_the_row_or_counted_as_pushed_out() -> None:
+    rows = [distinct(7, 30, 1, 12, 44, 2, 19, 5), distinct(3, 5), distinct(60, 60), distinct(5), []]
+    counts = []
+    for probability in (0.0, 0.5, 1.0):
+        made = packing(probability=probability)
+        for documents in rows:
+            for seed in range(40):
+                for max_seqlen in (8, 100, 122, 200):
+                    row = made(documents, max_seqlen=max_seqlen, generator=np.random.default_rng(seed)).input_ids
+                    held = int((row >= 1000).sum())
+                    counted = made.num_pushed_out(
+                        documents, max_seqlen=max_seqlen, generator=np.random.default_rng(seed)
+                    )
+                    assert held + counted == sum(map(len, documents))
+                    counts.append(counted)
+    assert len({*counts}) > 10, "hardly anything was pushed out"
+
+
 def test_with_room_for_all_the_tokens_are_those_of_the_documents_and_the_separators() -> None:
     documents = distinct(4, 3, 2, 5)
     row = packed(documents, max_seqlen=17)

@@ -98,6 +98,19 @@ def test_what_stays_free_holds_the_beginning_of_the_documents_as_packing_would_h
             assert row.position_ids.tolist() == [*range(edge), *range(edge - begins, 2048 - begins)]
 
 
+def test_every_token_of_the_documents_is_in_the_row_or_counted(tokenizer: PreTrainedTokenizerBase):
+    tables = SyntheticTables(0.5).with_tokenizer(tokenizer, vocab_size=4096)
+    chosen = 0
+    for row_of in (documents(900, 1148), documents(30), documents()):
+        for seed in range(8):
+            row = made(tables, row_of, 2048, seed)
+            behind = row.input_ids if row.loss_mask.all() else split(row)[2]
+            counted = tables.num_pushed_out(row_of, max_seqlen=2048, generator=np.random.default_rng((7, seed)))
+            assert len(behind) + counted == sum(map(len, row_of))
+            chosen += counted > 0
+    assert 4 <= chosen <= 20
+
+
 def test_rows_that_are_not_chosen_are_as_packing_made_them():
     row_of = [np.array([10, 11, 12]), np.array([20]), np.array([30, 31])]
     expected = {

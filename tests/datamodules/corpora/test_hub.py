@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 import zstandard
+from pyarrow import parquet, table
 
 from datamodules.corpora.base import Quarantine
 from datamodules.corpora.hub import DataFile, HubCorpus
@@ -190,3 +191,41 @@ def test_fingerprint_follows_what_is_read(folder: Path, tmp_path: Path):
     assert HubCorpus(str(moved)).fingerprint() == original
     write_jsonl(moved / "train.jsonl", [*TEXTS[:-1], "changed"])
     assert HubCorpus(str(moved)).fingerprint() != original
+
+
+def sizes(corpus: HubCorpus) -> list[tuple[int | None, int | None]]:
+    return [(shard.num_bytes, shard.num_documents) for shard in corpus.shards()]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_json_files_tell_their_bytes_for_the_progress_bar(folder: Path, streaming: bool):
+    (folder / "train-2.jsonl.gz").write_bytes(gzip.compress((folder / "train.jsonl").read_bytes()))
+    plain, packed = ((folder / name).stat().st_size for name in ("train.jsonl", "train-2.jsonl.gz"))
+    found = sizes(HubCorpus(str(folder), streaming=streaming))
+    assert sorted(found) == sorted([(plain, None), (4 * packed, None)])
+    assert sizes(HubCorpus(str(folder), max_documents=3)) == [(None, 3)]
+
+
+def test_files_elsewhere_tell_theirs_and_what_cannot_be_asked_says_nothing():
+    with fsspec.open("memory://data/sized.jsonl", "wb") as handle:
+        handle.write(b"x" * 100)  # type: ignore[union-attr]
+    assert DataFile("memory://data/sized.jsonl", None).num_bytes == 100
+    assert DataFile("memory://data/missing.jsonl", None).num_bytes is None
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_rows_tell_how_many_they_are(folder: Path, card: bool):
+    for file in folder.iterdir():
+        file.unlink()
+    for k in range(2):
+        parquet.write_table(table({"text": [f"text {k} {n}" for n in range(50)]}), folder / f"train-{k}.parquet")
+    if card:
+        split = {"name": "train", "num_examples": 100, "num_bytes": 1000}
+        features = [{"name": "text", "dtype": "string"}]
+        info = {"features": features, "splits": [split], "download_size": 0, "dataset_size": 1000}
+        (folder / "README.md").write_text(f"---\ndataset_info: {json.dumps(info)}\n---\n", encoding="utf-8")
+    streamed = sizes(HubCorpus(str(folder)))  # before anything is in the cache, which knows it too
+    assert streamed == ([(None, 50)] * 2 if card else [(None, None)] * 2)
+    assert sum(count or 0 for _, count in sizes(HubCorpus(str(folder), streaming=False))) == 100
+    assert sizes(HubCorpus(str(folder), max_documents=30)) == [(None, 30)]
+    assert sizes(HubCorpus(str(folder), max_documents=300, streaming=False)) == [(None, 100)]

@@ -87,8 +87,6 @@ def test_text_field_without_a_name_is_refused(fields: object):
         {"text_field": ["text"], "field_separator": " "},
         {"invalid_utf8": "replace"},
         {"max_document_bytes": 5},
-        {"max_quarantined": 0.1},
-        {"max_quarantined": 0.2},
         {"max_quarantined": 0.1, "allow_partial": True},
         {"task_field": "task"},
     ],
@@ -104,3 +102,4 @@ def test_fingerprint_of_a_corpus_without_rules_is_what_it_was(tmp_path: Path):
     path = write(tmp_path, "jsonl", [{"text": "a"}])
     assert FileCorpus(path).fingerprint() == "6656c8a088f18ea616b8f1c9d60222d25d0ddf32362801b1892a85cb35143845"
     assert FileCorpus(path, max_compression_ratio=5).fingerprint() == FileCorpus(path).fingerprint()
+    assert FileCorpus(path, max_quarantined=0.5).fingerprint() == FileCorpus(path).fingerprint()

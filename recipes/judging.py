@@ -177,9 +177,15 @@ STAGE_DATA = {
 """What reads the data of each stage."""
 
 
-def stage_faults(config: DictConfig) -> Iterator[str]:
-    """A stage with another's data, and steps and runs whose length is said twice or not at all."""
-    stage, target = value_of(config, "stage"), value_of(config, "data._target_")
+def stage_faults(config: DictConfig, *, data: str | None, length_schedule: str | None) -> Iterator[str]:
+    """A stage with another's data, and steps and runs whose length is said twice or not at all.
+
+    Args:
+        config: The whole of it.
+        data: Name of the class that reads the data.
+        length_schedule: Name of what makes the schedule.
+    """
+    stage, target = value_of(config, "stage"), data
     if stage in STAGE_DATA and target in STAGE_DATA.values() and target != STAGE_DATA[stage]:
         yield f"stage={stage} does not go with the data of another stage; set data={stage}"
     if target != STAGE_DATA["supervised_finetuning"]:
@@ -203,7 +209,7 @@ def stage_faults(config: DictConfig) -> Iterator[str]:
     if value_of(config, "data.epochs") is not None:
         if value_of(config, "corpus.mixture") is not None:
             yield "data.epochs reads every source whole, which corpus.mixture does not; set one of them to null"
-        if "constant" not in str(value_of(config, "length_schedule._target_")):
+        if "constant" not in str(length_schedule):
             yield "data.epochs leaves the number of steps open, which length_schedule needs; set data.max_steps instead"
 
 

@@ -82,15 +82,19 @@ class CutRule:
 
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> list[str]:
         """The text in pieces of at least `size` characters, as long as there are places; the last may be shorter."""
-        found: list[str] = []
+        return [text[start:end] for start, end in self.spans(text, size)]
+
+    def spans(self, text: str, size: int = PIECE_CHARACTERS) -> list[tuple[int, int]]:
+        """Where the pieces begin and end."""
+        found: list[tuple[int, int]] = []
         start = 0
         while len(text) - start > 2 * size:
             match = self.place.search(text, start + size)
             if match is None:
                 break
-            found.append(text[start : match.end()])
+            found.append((start, match.end()))
             start = match.end() + self.drop_space
-        found.append(text[start:])
+        found.append((start, len(text)))
         return found
 
 

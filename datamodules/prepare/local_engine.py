@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.prepare.encoding import TextEncoder
 from datamodules.prepare.parts import Job, Unit, make_part
 from datamodules.prepare.progress import Progress
 
@@ -26,7 +25,7 @@ class LocalEngine:
 
     def run(self, job: Job, units: Sequence[Unit], *, progress: Progress) -> None:
         """Make the parts of `units` that are not there yet."""
-        encoder = TextEncoder(job.tokenizer, num_threads=self.num_threads)
+        maker = job.maker(num_threads=self.num_threads)
         for unit in units:
-            make_part(job, unit, encoder=encoder, advance=progress.advance)
+            make_part(job, unit, maker=maker, advance=progress.advance)
             progress.finish(unit)

@@ -1,9 +1,9 @@
 """Finished parts to a token store, in the order of the corpus.
 
 What needs the whole corpus happens here: of documents with the same text the first is kept, and rows that could not be
-used are weighed against all rows. Tokens are copied in runs of kept documents, so the cost is that of copying a file;
-a single part whose documents are all kept is not even copied. Memory: a byte a document, and to find duplicates,
-32 bytes a document.
+used are weighed against all rows. Tokens and masks are copied in runs of kept documents, so the cost is that of copying
+a file; a single part whose documents are all kept is not even copied. Memory: a byte a document, and to find
+duplicates, 32 bytes a document.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from datamodules.conversations.policy import ConversationPolicy
 from datamodules.corpora.filters import DUPLICATE, EMPTY, Dropped, Drops
 from datamodules.prepare.parts import Job, Part
-from datamodules.tokens.store import NpyWriter, TokenStore, token_dtype, whole_folder, write_meta
+from datamodules.tokens.store import LOSS_MASK, NpyWriter, TokenStore, token_dtype, whole_folder, write_meta
 
 FIRST_ROWS = 20
 """Quarantined rows that `meta.json` holds; `quarantine.jsonl` holds all."""
@@ -50,12 +51,9 @@ def merge_parts(folder: Path, parts: Sequence[Part], *, job: Job, meta: dict[str
     if not any(mask.any() for mask in keep):
         raise ValueError(f"the corpus of {folder} holds no text ({meta}); check corpus.sources")
     with whole_folder(folder) as partial:
-        if len(parts) == 1 and keep[0].all():
-            _link(parts[0].folder / "tokens.bin", partial / "tokens.bin")
-        else:
-            with (partial / "tokens.bin").open("wb") as handle:
-                for part, mask in zip(parts, keep, strict=True):
-                    _copy_tokens(part, mask, handle, dtype)
+        _put_together(partial / "tokens.bin", parts, keep, dtype.itemsize)
+        if isinstance(job.policy, ConversationPolicy):
+            _put_together(partial / LOSS_MASK, parts, keep, 1)
         num_documents, num_tokens = _write_index(partial, parts, keep)
         if meta["quarantined"]["count"]:
             with (partial / "quarantine.jsonl").open("wb") as handle:
@@ -67,7 +65,7 @@ def merge_parts(folder: Path, parts: Sequence[Part], *, job: Job, meta: dict[str
 
 def num_rows(parts: Sequence[Part]) -> int:
     """Rows that were read: documents that were tokenised, dropped before, or set aside."""
-    return sum(len(part.documents) + part.drops.documents + part.num_quarantined for part in parts)
+    return sum(part.num_read + part.drops.documents + part.num_quarantined for part in parts)
 
 
 def quarantined_rows(parts: Sequence[Part]) -> Iterator[dict[str, str]]:
@@ -144,9 +142,19 @@ def repeats(hashes: np.ndarray) -> np.ndarray:
     return again
 
 
-def _copy_tokens(part: Part, mask: np.ndarray, handle: BinaryIO, dtype: np.dtype) -> None:
-    ends = np.cumsum(part.documents["num_tokens"]) * dtype.itemsize
-    with (part.folder / "tokens.bin").open("rb") as source:
+def _put_together(file: Path, parts: Sequence[Part], keep: Sequence[np.ndarray], token_bytes: int) -> None:
+    """Write what the parts hold, under the same name, of the documents that are kept."""
+    if len(parts) == 1 and keep[0].all():
+        _link(parts[0].folder / file.name, file)
+        return
+    with file.open("wb") as handle:
+        for part, mask in zip(parts, keep, strict=True):
+            _copy_tokens(part, mask, file.name, handle, token_bytes)
+
+
+def _copy_tokens(part: Part, mask: np.ndarray, name: str, handle: BinaryIO, token_bytes: int) -> None:
+    ends = np.cumsum(part.documents["num_tokens"]) * token_bytes
+    with (part.folder / name).open("rb") as source:
         for start, end in _runs(mask):
             source.seek(int(ends[start - 1]) if start else 0)
             left = int(ends[end - 1]) - source.tell()

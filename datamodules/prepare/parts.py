@@ -4,6 +4,7 @@
         plan.json           the shards; where they are others, everything begins anew
         000017/             appears when it is finished
             tokens.bin      the documents' tokens, with BOS, EOS and separator as the policy says
+            loss_mask.bin   a byte a token, 1 where it is a label; only of conversations
             documents.bin   one DOCUMENT a document
             report.json     drops, quarantined rows
             quarantine.jsonl
@@ -17,20 +18,23 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from datamodules.conversations.policy import ConversationPolicy
+from datamodules.conversations.samples import ConversationSamples
 from datamodules.corpora.base import Quarantine, QuarantinedRow, Shard
-from datamodules.corpora.filters import DocumentFilters, Drops, content_hash, kept
+from datamodules.corpora.filters import DocumentFilters, Drops
 from datamodules.prepare.encoding import TextEncoder
+from datamodules.prepare.samples import Sample, SampleMaker, TextSamples
 from datamodules.tokens.policy import TokenPolicy
-from datamodules.tokens.store import token_dtype, whole_folder
+from datamodules.tokens.store import LOSS_MASK, token_dtype, whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,14 +60,14 @@ class Job:
     Args:
         folder: Where the parts go.
         tokenizer: Of transformers.
-        policy: What stands around each document.
+        policy: What stands around each document, or how conversations are written.
         filters: What is dropped.
         strict: A row that cannot be used is an error.
     """
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
-    policy: TokenPolicy
+    policy: TokenPolicy | ConversationPolicy
     filters: DocumentFilters
     strict: bool
 
@@ -71,19 +75,20 @@ class Job:
         """Where a unit's part is once it is finished."""
         return self.folder / f"{unit.index:06d}"
 
-    @property
-    def around(self) -> tuple[list[int], list[int]]:
-        """Ids before and after each document, BOS and EOS."""
-        head = [self.tokenizer.bos_token_id] if self.policy.prepend_bos else []
-        tail = [self.tokenizer.eos_token_id] if self.policy.append_eos else []
-        return head, tail  # type: ignore[return-value]  # the policy was checked against the tokenizer
+    def maker(self, *, num_threads: int | None) -> SampleMaker:
+        """What makes samples of this job's documents, on so many threads; None takes one for each core."""
+        if isinstance(self.policy, ConversationPolicy):
+            return ConversationSamples(self.tokenizer, self.policy, num_threads=num_threads)
+        return TextSamples(self.tokenizer, self.policy, num_threads=num_threads)
 
     @cached_property
     def num_tokens_around(self) -> int:
-        """Tokens of a document that are not its text's: BOS, EOS and the separator."""
+        """Tokens of a text that are not its own: BOS, EOS and the separator; a conversation's all are."""
+        if isinstance(self.policy, ConversationPolicy):
+            return 0
         encoder = TextEncoder(self.tokenizer, num_threads=1)
         separators = [self.policy.separator] if self.policy.separator else []
-        return sum(map(len, self.around)) + sum(len(ids) for ids in encoder.encode(separators))
+        return sum(map(len, self.policy.around(self.tokenizer))) + sum(len(ids) for ids in encoder.encode(separators))
 
     @cached_property
     def vocab_size(self) -> int:
@@ -91,7 +96,7 @@ class Job:
         return max(self.tokenizer.get_vocab().values()) + 1
 
 
-def make_part(job: Job, unit: Unit, *, encoder: TextEncoder, advance: Advance | None = None) -> None:
+def make_part(job: Job, unit: Unit, *, maker: SampleMaker, advance: Advance | None = None) -> None:
     """Make the part of a unit, unless it is there.
 
     Raises:
@@ -102,40 +107,43 @@ def make_part(job: Job, unit: Unit, *, encoder: TextEncoder, advance: Advance | 
     try:
         # A name of its own: on a cluster, a worker that was taken for dead may still be writing the same part.
         with whole_folder(job.part(unit), suffix=f"{uuid.uuid4().hex}.partial") as folder:
-            _write_part(folder, job, unit, encoder, advance or (lambda tokens, characters: None))
+            _write_part(folder, job, unit, maker, advance or (lambda tokens, characters: None))
     except OSError:
         if not job.part(unit).is_dir():  # someone else was first
             raise
 
 
-def _write_part(folder: Path, job: Job, unit: Unit, encoder: TextEncoder, advance: Advance) -> None:
-    policy, dtype = job.policy, token_dtype(job.vocab_size)
-    head, tail = (np.array(ids, dtype=dtype).tobytes() for ids in job.around)
-    num_around = sum(map(len, job.around))
+def _write_part(folder: Path, job: Job, unit: Unit, maker: SampleMaker, advance: Advance) -> None:
     quarantine, drops = Quarantine(strict=job.strict), Drops()
-    read: deque[tuple[int, bytes]] = deque()  # characters and hash of the documents that are being encoded
-    documents = kept(unit.shard.documents(quarantine), filters=job.filters, drops=drops)
-
-    def texts() -> Iterator[str]:
-        for document in documents:
-            read.append((len(document.text), content_hash(document.text)))
-            yield policy.separator + document.text
-
-    with (folder / "tokens.bin").open("wb", buffering=1 << 20) as tokens, (folder / "documents.bin").open("wb") as rows:
-        for ids in encoder.encode(texts()):
-            assert len(ids) == 0 or ids.max() < job.vocab_size, "a token id would wrap around"
-            tokens.write(head + ids.astype(dtype, copy=False).tobytes() + tail)
-            num_characters, content = read.popleft()
-            row = np.array((len(ids) + num_around, num_characters, np.frombuffer(content, "<u8")), dtype=DOCUMENT)
-            rows.write(row.tobytes())
-            advance(len(ids) + num_around, num_characters)
-    _write_report(folder, drops, quarantine.rows)
+    documents = unit.shard.documents(quarantine)
+    num_further = 0
+    with ExitStack() as files:
+        tokens = files.enter_context((folder / "tokens.bin").open("wb", buffering=1 << 20))
+        rows = files.enter_context((folder / "documents.bin").open("wb"))
+        masks = files.enter_context((folder / LOSS_MASK).open("wb", buffering=1 << 20)) if maker.masked else None
+        for sample in maker.samples(documents, filters=job.filters, drops=drops, quarantine=quarantine):
+            _write_sample(sample, tokens, rows, masks, vocab_size=job.vocab_size)
+            num_further += sample.further
+            advance(len(sample.ids), sample.num_characters)
+    _write_report(folder, drops, quarantine.rows, num_further - quarantine.num_joined)
 
 
-def _write_report(folder: Path, drops: Drops, quarantined: Sequence[QuarantinedRow]) -> None:
+def _write_sample(sample: Sample, tokens: BinaryIO, rows: BinaryIO, masks: BinaryIO | None, *, vocab_size: int) -> None:
+    ids, mask = sample.ids, sample.mask
+    assert len(ids) == 0 or ids.max() < vocab_size, "a token id would wrap around"
+    tokens.write(ids.astype(token_dtype(vocab_size), copy=False).tobytes())
+    row = np.array((len(ids), sample.num_characters, np.frombuffer(sample.hash, "<u8")), dtype=DOCUMENT)
+    rows.write(row.tobytes())
+    if masks is not None:
+        assert mask is not None
+        assert len(mask) == len(ids), "a sample's mask is not as long as its tokens"
+        masks.write(mask.astype(np.uint8).tobytes())
+
+
+def _write_report(folder: Path, drops: Drops, quarantined: Sequence[QuarantinedRow], num_further: int) -> None:
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as handle:
         handle.writelines(json.dumps(row._asdict()) + "\n" for row in quarantined)
-    report = {"drops": drops.as_dict(), "num_quarantined": len(quarantined)}
+    report = {"drops": drops.as_dict(), "num_quarantined": len(quarantined), "num_further": num_further}
     (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
@@ -162,6 +170,11 @@ class Part:
     @property
     def num_quarantined(self) -> int:
         return int(self.report["num_quarantined"])
+
+    @property
+    def num_read(self) -> int:
+        """Rows that are in the part: a document may have several samples, and be of several rows."""
+        return len(self.documents) - int(self.report.get("num_further", 0))
 
 
 def open_parts(folder: Path, units: Sequence[Unit]) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.prepare.encoding import TextEncoder
 from datamodules.prepare.parts import Job, Part, Unit, make_part
 from datamodules.prepare.progress import Progress
+from datamodules.prepare.samples import SampleMaker
 
 MARK = "driver"
 """A file in the folder of the parts, by which a worker knows that it sees the folder of the driver."""
@@ -63,7 +63,7 @@ class RayEngine:
                 if fault:
                     raise ValueError(fault)
                 documents = Part(job.part(units[index])).documents
-                progress.advance(int(documents["num_tokens"].sum()), 0)
+                progress.advance(int(documents["num_tokens"].sum()), 0, len(documents))
                 progress.finish(units[index])
 
     def _results(self, ray: Any, job: Job, waiting: Sequence[Unit]) -> Iterator[tuple[int, str]]:
@@ -88,7 +88,7 @@ class RayEngine:
 
 def _make(engine: RayEngine, work: Any, position: int) -> tuple[int, str]:
     """In a worker: make one part; what is wrong with the data comes back as a sentence, not as a traceback of Ray's."""
-    job, waiting, encoder = _received(work, engine.num_cpus_per_shard)
+    job, waiting, maker = _received(work, engine.num_cpus_per_shard)
     unit = waiting[position]
     try:
         if not (job.folder / MARK).exists():
@@ -102,25 +102,25 @@ def _make(engine: RayEngine, work: Any, position: int) -> tuple[int, str]:
                 f"{unit.shard.name}: {died} workers died of it, one after the other; give a shard more memory with"
                 " prepare.engine.num_cpus_per_shard, or raise prepare.engine.max_retries"
             )
-        make_part(job, unit, encoder=encoder)
+        make_part(job, unit, maker=maker)
     except (ValueError, OSError) as error:
         where = f" (on machine {socket.gethostname()})" if isinstance(error, OSError) else ""
         return unit.index, f"{error or type(error).__name__}{where}"
     return unit.index, ""
 
 
-_last: dict[str, tuple[Job, list[Unit], TextEncoder]] = {}
+_last: dict[str, tuple[Job, list[Unit], SampleMaker]] = {}
 """In a worker: what it received last. Unpacking a tokenizer takes longer than a small shard."""
 
 
-def _received(work: Any, num_threads: int) -> tuple[Job, list[Unit], TextEncoder]:
+def _received(work: Any, num_threads: int) -> tuple[Job, list[Unit], SampleMaker]:
     import ray  # pyright: ignore[reportMissingImports]
 
     key = f"{work.hex()} {num_threads}"
     if key not in _last:
         job, waiting = ray.get(work)
         _last.clear()
-        _last[key] = (job, waiting, TextEncoder(job.tokenizer, num_threads=num_threads))
+        _last[key] = (job, waiting, job.maker(num_threads=num_threads))
     return _last[key]
 
 

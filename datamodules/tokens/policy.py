@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,3 +35,13 @@ class TokenPolicy:
         ):
             if wanted and token is None:
                 raise ValueError(f"data.token_policy.{key}=true, but the tokenizer has no such token; set it to false")
+
+    def around(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """Ids before and after each document, BOS and EOS, of a tokenizer that passed `check`."""
+        head = [tokenizer.bos_token_id] if self.prepend_bos else []
+        tail = [tokenizer.eos_token_id] if self.append_eos else []
+        return head, tail  # type: ignore[return-value]
+
+    def describe(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """All that decides what stands around, as plain values: part of a store's key and of its `meta.json`."""
+        return asdict(self)

@@ -13,13 +13,13 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules.conversations.policy import ConversationPolicy
 from datamodules.corpora.base import Corpus, QuarantinedRow, shards_of
 from datamodules.corpora.filters import filters_of, ready_filters
-from datamodules.corpora.quarantine import check_quarantined, max_quarantined
+from datamodules.corpora.quarantine import check_quarantined, check_reused, max_quarantined
 from datamodules.prepare.engine import Engine
 from datamodules.prepare.local_engine import LocalEngine
 from datamodules.prepare.merging import merge_parts, num_rows, quarantined_rows
@@ -38,14 +38,16 @@ ABANDONED_SECONDS = 14 * 24 * 3600
 """Parts of a preparation that nobody went on with for this long are removed by the next one."""
 
 
-def store_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy) -> str:
+def store_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy | ConversationPolicy) -> str:
     """The name of the store of this corpus: it changes with the content, the filters, the tokenizer and the policy."""
     return _key(corpus.fingerprint(), corpus, tokenizer, policy)
 
 
-def _key(content: str, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy) -> str:
+def _key(
+    content: str, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, policy: TokenPolicy | ConversationPolicy
+) -> str:
     parts = [FORMAT_VERSION, content, filters_of(corpus).fingerprint(), tokenizer_fingerprint(tokenizer)]
-    return hashlib.sha256(json.dumps([*parts, asdict(policy)], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*parts, policy.describe(tokenizer)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -63,7 +65,7 @@ def prepare_store(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    policy: TokenPolicy,
+    policy: TokenPolicy | ConversationPolicy,
     cache_dir: Path,
     name: str,
     progress: bool = True,
@@ -74,7 +76,7 @@ def prepare_store(
     Args:
         corpus: What to read.
         tokenizer: Of transformers.
-        policy: What stands around each document.
+        policy: What stands around each document; or for a corpus of conversations, how they are written.
         cache_dir: Where stores are kept; sources of the same text share one.
         name: What messages call the corpus.
         progress: Show a progress bar.
@@ -89,7 +91,7 @@ def prepare_store(
     folder = cache_dir / _key(content, corpus, tokenizer, policy)
     parts = folder.with_name(f"{folder.name}.parts")
     if folder.is_dir() and not parts.exists():
-        return TokenStore(folder)
+        return _opened(folder, corpus)
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not folder.is_dir():  # no other process made it while we waited
             _remove_abandoned(cache_dir, but=parts)
@@ -101,7 +103,14 @@ def prepare_store(
                 (engine or LocalEngine()).run(job, units, progress=bar)
             _finish(folder, corpus, job, units, content=content, name=name)
         shutil.rmtree(parts, ignore_errors=True)
-    return TokenStore(folder)
+    return _opened(folder, corpus)
+
+
+def _opened(folder: Path, corpus: Corpus) -> TokenStore:
+    """A store that is there, unless more of its rows were set aside than the corpus allows by now."""
+    store = TokenStore(folder)
+    check_reused(corpus, store.meta)
+    return store
 
 
 def _finish(folder: Path, corpus: Corpus, job: Job, units: Sequence[Unit], *, content: str, name: str) -> None:
@@ -112,7 +121,8 @@ def _finish(folder: Path, corpus: Corpus, job: Job, units: Sequence[Unit], *, co
     parts = [Part(job.part(unit)) for unit in units]
     set_aside = [QuarantinedRow(**row) for row in quarantined_rows(parts)]
     check_quarantined(corpus, set_aside, num_documents=num_rows(parts) - len(set_aside))
-    meta = {"format": FORMAT_VERSION, "corpus": content, "policy": asdict(job.policy)}
+    meta = {"format": FORMAT_VERSION, "corpus": content, "policy": job.policy.describe(job.tokenizer)}
+    meta["max_quarantined"] = max_quarantined(corpus)
     try:
         merge_parts(folder, parts, job=job, meta=meta)
     except ValueError:  # there is no text

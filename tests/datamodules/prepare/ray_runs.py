@@ -13,6 +13,7 @@ from pathlib import Path
 from datamodules.corpora.filters import DocumentFilters
 from datamodules.prepare.ray_engine import RayEngine
 from datamodules.tokens.tokenise import TokenPolicy, prepare_store
+from tests.datamodules.conversations.test_prepare import SPLIT, Chats, prepare
 from tests.datamodules.prepare.corpora import ShardedCorpus
 from tests.datamodules.toy import make_tokenizer
 
@@ -34,10 +35,12 @@ def main(folder: Path) -> dict[str, str]:
     corpus = ShardedCorpus(folder=str(folder / "unreadable"))  # the same parts, as nobody changed the corpus
     options = {"policy": TokenPolicy(), "cache_dir": folder / "cache" / "unreadable", "name": "n", "progress": False}
     found["resumed"] = str(prepare_store(corpus, tokenizer, engine=RayEngine(), **options).folder)
+    found["conversations"] = str(prepare(folder / "cache" / "conversations", CHATS, engine=RayEngine(), **SPLIT).folder)
     ray.shutdown()
     return found
 
 
+CHATS = Chats(num_shards=3)
 CASES = {
     "dies": {"dies": 2, "max_quarantined": 0.2, "filters": DocumentFilters(drop_duplicates=True)},
     "unreadable": {"raises": 1},

@@ -9,7 +9,10 @@ import pytest
 from datamodules.corpora.filters import DocumentFilters
 from datamodules.prepare.ray_engine import RayEngine
 from datamodules.tokens.store import TokenStore
+from tests.datamodules.conversations.test_prepare import SPLIT
+from tests.datamodules.conversations.test_prepare import prepare as prepare_conversations
 from tests.datamodules.prepare.corpora import ShardedCorpus
+from tests.datamodules.prepare.ray_runs import CHATS
 from tests.datamodules.prepare.test_engines import content, prepare
 from tests.datamodules.toy import make_tokenizer
 
@@ -54,6 +57,12 @@ def test_cluster_goes_on_with_finished_parts(runs: tuple[Path, dict[str, str]], 
     assert reads.count("read 0") == 1, "the one that was finished"
     local = prepare(tmp_path, ShardedCorpus(), make_tokenizer())
     assert content(TokenStore(Path(found["resumed"]))) == content(local)
+
+
+@pytest.mark.slow
+def test_conversations_are_the_same_from_a_cluster(runs: tuple[Path, dict[str, str]], tmp_path: Path):
+    local = prepare_conversations(tmp_path, CHATS, **SPLIT)
+    assert content(TokenStore(Path(runs[1]["conversations"]))) == content(local)
 
 
 def test_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
+from torchmetrics import Metric
 from transformers import PretrainedConfig, PreTrainedModel
 
 from datamodules.batch import IGNORE_INDEX, Batch, shifted_targets, target_weight, to_device
@@ -26,8 +27,13 @@ from lightning_modules.metrics.position_loss import PositionLoss
 from lightning_modules.metrics.source_loss import SourceLoss
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss, SummedLoss
 from lightning_modules.optim.schedules import LrSchedule
+from lightning_modules.peft.record import record_of, refuse_other
 from lightning_modules.strategies.gradient_sync import synchronise_gradients
 from lightning_modules.strategies.sharding import shard
+
+
+MOST_EMPTY_STEPS = 3
+"""Optimizer steps in a row without one label, after which training stops."""
 
 
 class ModelSource(Protocol):
@@ -44,6 +50,14 @@ class ModelChange(Protocol):
     def apply(self, causal_lm: PreTrainedModel) -> None: ...
 
 
+class Adapter(ModelChange, Protocol):
+    """A change that leaves most of the model frozen."""
+
+    def regroup(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None: ...
+
+    def on_train_start(self, causal_lm: PreTrainedModel, *, is_global_zero: bool) -> None: ...
+
+
 class CausalLMModule(pl.LightningModule):
     """A causal language model in training.
 
@@ -54,7 +68,6 @@ class CausalLMModule(pl.LightningModule):
         max_steps: Optimizer steps of the run.
         max_seqlen: Tokens of a row, for the loss by position.
         gradient_clip_norm: Largest norm of a step's gradient; None does not clip.
-        gradient_checkpointing: Recompute each layer's activations in the backward pass.
         adapter: Puts adapters into the model and freezes the rest; None trains every parameter.
         activation_memory: How activations are held between forward and backward; None holds them all.
         loss_chunk_size: Positions whose logits exist at a time.
@@ -63,6 +76,7 @@ class CausalLMModule(pl.LightningModule):
         length_schedule: Length of the sequences and of the attention by step; None has whole rows at every step.
         source_names: The sources that `source_ids` of a batch count; two or more have their losses logged apart.
         seed: Seeds dropout, per step and rank, so that a resumed run draws the same.
+        shifted_group_size: Tokens of a group of shifted sparse attention; None where attention has no groups.
     """
 
     def __init__(
@@ -74,8 +88,7 @@ class CausalLMModule(pl.LightningModule):
         max_steps: int,
         max_seqlen: int,
         gradient_clip_norm: float | None = 1.0,
-        gradient_checkpointing: bool = False,
-        adapter: ModelChange | None = None,
+        adapter: Adapter | None = None,
         activation_memory: ModelChange | None = None,
         loss_chunk_size: int = 1024,
         log_every_n_steps: int = 10,
@@ -83,6 +96,7 @@ class CausalLMModule(pl.LightningModule):
         length_schedule: LengthSchedule | None = None,
         source_names: Sequence[str] = (),
         seed: int = 0,
+        shifted_group_size: int | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -92,7 +106,6 @@ class CausalLMModule(pl.LightningModule):
         self.max_steps = max_steps
         self.max_seqlen = max_seqlen
         self.gradient_clip_norm = gradient_clip_norm
-        self.gradient_checkpointing = gradient_checkpointing
         self.adapter = adapter
         self.activation_memory = activation_memory
         self.loss_chunk_size = loss_chunk_size
@@ -100,12 +113,13 @@ class CausalLMModule(pl.LightningModule):
         self.compute_dtype = compute_dtype
         self.length_schedule = length_schedule
         self.seed = seed
+        self.shifted_group_size = shifted_group_size
         self.model: CausalLMWithLoss | None = None
-        self.train_loss = PositionLoss(max_seqlen=max_seqlen)
-        self.val_loss = PositionLoss(max_seqlen=max_seqlen)
         self.source_loss = SourceLoss(source_names) if len(source_names) > 1 else None
+        self._make_metrics()
         self._last_log = (0, time.perf_counter())
         self._last_context_length = max_seqlen
+        self._empty_steps = 0
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -120,12 +134,11 @@ class CausalLMModule(pl.LightningModule):
         for change in (self.adapter, self.activation_memory):
             if change is not None:
                 change.apply(causal_lm)
-        if self.gradient_checkpointing:
-            # Renamed between transformers 5.17 and 5.23, its keyword too.
-            enable = getattr(causal_lm, "activation_checkpointing_enable", None)
-            (enable or causal_lm.gradient_checkpointing_enable)({"use_reentrant": False})
+        refuse_rounded_training(causal_lm)
         causal_lm.train()
-        self.model = CausalLMWithLoss(causal_lm, loss_chunk_size=self.loss_chunk_size)
+        self.model = CausalLMWithLoss(
+            causal_lm, loss_chunk_size=self.loss_chunk_size, shifted_group_size=self.shifted_group_size
+        )
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             assert self.device_mesh is not None
             shard(self.model, mesh=self.device_mesh["data_parallel"], compute_dtype=self.compute_dtype)
@@ -133,6 +146,8 @@ class CausalLMModule(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         assert self.model is not None
         optimizer = self.make_optimizer(self.model)
+        if self.adapter is not None:
+            self.adapter.regroup(optimizer, self.model)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.lr_schedule.multiplier(step, max_steps=self.max_steps)
         )
@@ -146,7 +161,16 @@ class CausalLMModule(pl.LightningModule):
         """Leaves a training step's micro-batches where they are: each moves when its turn comes."""
         return batch if self.trainer.training else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (record := record_of(self.causal_lm)) is not None:
+            checkpoint["adapter"] = record
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_other(checkpoint.get("adapter"), self.causal_lm, what="the checkpoint")
+
     def on_train_start(self) -> None:
+        if self.adapter is not None:
+            self.adapter.on_train_start(self.causal_lm, is_global_zero=self.trainer.is_global_zero)
         self._last_log = (self.global_step, time.perf_counter())
 
     def training_step(self, micro_batches: list[Batch], batch_idx: int) -> None:
@@ -155,20 +179,22 @@ class CausalLMModule(pl.LightningModule):
         step = self.global_step
         self._seed_dropout(step)
         optimizer: Any = self.optimizers()
-        scale = self.trainer.world_size / self._weight_of_step(micro_batches)  # strategies average over ranks
+        weight = self._weight_of_step(micro_batches)
+        if weight == 0:
+            self._leave_out(step, optimizer)
+            return
+        self._empty_steps = 0
+        scale = self.trainer.world_size / weight  # strategies average over ranks
         logs = self._logs_at(step)
         window = self._window_at(step)
         for k, micro_batch in enumerate(micro_batches):
             batch = to_device(micro_batch, self.device, non_blocking=True)
             last = k == len(micro_batches) - 1
             with synchronise_gradients(self.trainer.strategy.model, self.model, last=last):
-                loss_sum, token_losses, _ = self.model(batch, window=window)
-                self._backward(loss_sum * scale)
+                loss: SummedLoss = self.model(batch, window=window)
+                self._backward(loss.loss_sum * scale)
             if logs:
-                targets = shifted_targets(batch) != IGNORE_INDEX
-                self.train_loss.update(token_losses, targets, batch["position_ids"])
-                if self.source_loss is not None and (source_ids := batch.get("source_ids")) is not None:
-                    self.source_loss.update(token_losses, targets, source_ids)
+                self._observe(batch, loss)
         gradient_norm = self._clip()
         optimizer.step()
         optimizer.zero_grad()
@@ -177,6 +203,31 @@ class CausalLMModule(pl.LightningModule):
         schedule.step()
         if logs:
             self._log_step(step, micro_batches, lr=lr, gradient_norm=gradient_norm)
+
+    def _make_metrics(self) -> None:
+        """Those that a stage may have others of; whatever they are, `loss` is among their numbers."""
+        self.train_loss: Metric = PositionLoss(max_seqlen=self.max_seqlen)
+        self.val_loss: Metric = PositionLoss(max_seqlen=self.max_seqlen)
+
+    def _observe(self, batch: Batch, loss: SummedLoss) -> None:
+        """Take a micro-batch of a step that is logged into the metrics of training."""
+        targets = shifted_targets(batch) != IGNORE_INDEX
+        self.train_loss.update(loss.token_losses, targets, batch["position_ids"])
+        if self.source_loss is not None and (source_ids := batch.get("source_ids")) is not None:
+            self.source_loss.update(loss.token_losses, targets, source_ids)
+
+    def _observed(self) -> dict[str, float]:
+        """What the metrics of training say, `loss` among it, and forget; on every rank alike, as they meet here."""
+        numbers = self.train_loss.compute()
+        self.train_loss.reset()
+        if self.source_loss is not None and self.source_loss.update_called:
+            numbers |= self.source_loss.compute()
+            self.source_loss.reset()
+        return numbers
+
+    def _observe_validation(self, batch: Batch, loss: SummedLoss) -> None:
+        """Take a batch into the metric of validation."""
+        self.val_loss.update(loss.token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
 
     def _backward(self, loss: torch.Tensor) -> None:
         # Lightning's hooks around a backward pass prepare DDP's reducer; on one device nothing needs them, and they
@@ -210,10 +261,28 @@ class CausalLMModule(pl.LightningModule):
     def _weight_of_step(self, micro_batches: list[Batch]) -> float:
         """What the target tokens of the whole optimizer step weigh, over all micro-batches and ranks."""
         own = torch.tensor(sum(map(target_weight, micro_batches)), device=self.device, dtype=torch.float64)
-        total = float(self.trainer.strategy.reduce(own, reduce_op="sum"))
-        if total == 0:
-            raise ValueError(f"optimizer step {self.global_step} has no target token; every label is masked")
-        return total
+        return float(self.trainer.strategy.reduce(own, reduce_op="sum"))
+
+    def _leave_out(self, step: int, optimizer: Any) -> None:
+        """A step without one label, on any rank: it is counted and said, and changes no weight.
+
+        Raises:
+            ValueError: It is one of several in a row, so that something is wrong with the labels.
+        """
+        self._empty_steps += 1
+        if self._empty_steps == MOST_EMPTY_STEPS:
+            raise ValueError(
+                f"optimizer step {step + 1} has no target token, as the {MOST_EMPTY_STEPS - 1} before it; every label is"
+                " masked: look at the data with python -m recipes.show data"
+            )
+        if self.trainer.is_global_zero:
+            logging.getLogger(__name__).warning(
+                "step %d has no target token, as every label is masked; nothing is trained in it", step + 1
+            )
+        optimizer.zero_grad()
+        optimizer.step()  # without gradients it touches no weight and no state, and the step counts
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
 
     def _clip(self) -> float:
         """Clip the gradient of the step and return its norm before clipping.
@@ -237,11 +306,7 @@ class CausalLMModule(pl.LightningModule):
         return step % every == every - 1 or step in (0, self.max_steps - 1)
 
     def _log_step(self, step: int, micro_batches: list[Batch], *, lr: float, gradient_norm: float) -> None:
-        losses = self.train_loss.compute()
-        self.train_loss.reset()
-        if self.source_loss is not None and self.source_loss.update_called:
-            losses |= self.source_loss.compute()
-            self.source_loss.reset()
+        losses = self._observed()
         tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.trainer.world_size
         last_step, last_time = self._last_log
         now = time.perf_counter()
@@ -266,8 +331,7 @@ class CausalLMModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.model is not None
-        _, token_losses, _ = self.model(batch)
-        self.val_loss.update(token_losses, shifted_targets(batch) != IGNORE_INDEX, batch["position_ids"])
+        self._observe_validation(batch, self.model(batch))
 
     def on_validation_epoch_end(self) -> None:
         losses = self.val_loss.compute()
@@ -276,3 +340,17 @@ class CausalLMModule(pl.LightningModule):
             self.logger.log_metrics({f"val/{name}": value for name, value in losses.items()}, step=self.global_step)
         if losses:
             self.log("val_loss", losses["loss"], prog_bar=True, logger=False)
+
+
+def refuse_rounded_training(causal_lm: PreTrainedModel) -> None:
+    """Refuse to train parameters that are held in less than fp32, where most of a step's change is rounded away.
+
+    Raises:
+        ValueError: There are some.
+    """
+    held = {str(p.dtype).removeprefix("torch.") for p in causal_lm.parameters() if p.requires_grad} - {"float32"}
+    if held:
+        raise ValueError(
+            f"parameters that train are held in {held.pop()}, which rounds small changes away; set"
+            " model.source.dtype=float32, or peft=lora to freeze the model"
+        )

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lightning_modules.peft.record import refuse_other
+
 METADATA = "meta.pt"
 """Lightning writes it last into the folder of a distributed checkpoint, so a folder with it is complete."""
 
@@ -93,8 +95,13 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 
     Args:
         checkpoint: A file, or the folder of a distributed checkpoint.
-        model: The transformers model that the run trained; its parameters are overwritten.
+        model: The transformers model that the run trained; its parameters are overwritten. For a run with an adapter,
+            its base model with such an adapter in it, whose parameters alone are.
+
+    Raises:
+        ValueError: It holds an adapter of another base model or shape, or the model has none for it.
     """
+    _refuse_other_adapter(checkpoint, model)
     prefix = "model.causal_lm."
     if checkpoint.is_dir():
         from torch.distributed.checkpoint.state_dict_loader import load
@@ -107,3 +114,9 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     model.load_state_dict(own)
+
+
+def _refuse_other_adapter(checkpoint: Path, model: torch.nn.Module) -> None:
+    file = checkpoint / METADATA if checkpoint.is_dir() else checkpoint
+    said = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    refuse_other(said.get("adapter"), model, what=f"checkpoint {checkpoint}")

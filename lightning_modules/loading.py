@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from lightning_modules.attention.registry import register_attention_functions
 from lightning_modules.models.index.modeling import register_index
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class PretrainedModel:
@@ -24,11 +26,21 @@ class PretrainedModel:
         name_or_path: Hub name or folder.
         revision: Branch, tag or commit of a hub name.
         attention: Name of one of our attention functions.
+        dtype: Of the weights: float32, or bfloat16 for a frozen base model, which then takes half the memory. RoPE
+            tables are fp32 either way.
+
+    Raises:
+        ValueError: `dtype` is another.
     """
 
     name_or_path: str
     revision: str | None = None
     attention: str = "lcr_per_document"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.source.dtype={self.dtype} is not known; allowed are {', '.join(DTYPES)}")
 
     def config(self) -> PretrainedConfig:
         """The model's configuration, without its weights.
@@ -43,14 +55,14 @@ class PretrainedModel:
             raise ValueError(self._unreadable(error)) from error
 
     def load(self) -> PreTrainedModel:
-        """The model with fp32 parameters; lower precision is the trainer's business, and RoPE tables stay fp32."""
+        """The model. Lower precision of the computing is the trainer's business; RoPE tables are fp32 either way."""
         register_attention_functions()
         register_index()
         try:
             return AutoModelForCausalLM.from_pretrained(
                 self.name_or_path,
                 revision=self.revision,
-                dtype=torch.float32,
+                dtype=DTYPES[self.dtype],
                 attn_implementation=self.attention,
                 trust_remote_code=False,
             )

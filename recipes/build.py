@@ -24,16 +24,22 @@ from datamodules.packing.balance import quadratic_cost
 from lightning_modules.base import CausalLMModule, ModelSource
 from lightning_modules.callbacks.progress import TrainingProgress
 from lightning_modules.callbacks.rope_patching import RotaryPatching
+from lightning_modules.callbacks.sample_answers import SampleAnswers
 from lightning_modules.callbacks.start_gate import StartGate
 from lightning_modules.callbacks.step_checkpoint import StepCheckpoint
 from lightning_modules.checkpointing import AtomicCheckpointIO
 from lightning_modules.continued_pretraining import ContinuedPretrainingModule
+from lightning_modules.peft.lora import Lora
 from lightning_modules.rope.methods import RopeMethod
 from lightning_modules.strategies.sharding import ShardedStrategy
+from lightning_modules.supervised_finetuning import SupervisedFinetuningModule
 from recipes.reporting.ledger import LedgerReport
 
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-STAGES: dict[str, type[CausalLMModule]] = {"continued_pretraining": ContinuedPretrainingModule}
+STAGES: dict[str, type[CausalLMModule]] = {
+    "continued_pretraining": ContinuedPretrainingModule,
+    "supervised_finetuning": SupervisedFinetuningModule,
+}
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -58,6 +64,7 @@ def quiet() -> None:
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # ours is the one that should run
         ".*smaller than the logging interval.*",
         ".*dataloader is not resumable.*",  # the sampler resumes
+        ".*Total length of `list` across ranks is zero.*",  # there is no validation
         ".*It is recommended to use .*sync_dist=True.*",  # PositionLoss has summed over ranks
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -72,6 +79,11 @@ def build_source(config: DictConfig) -> ModelSource:
 
 def build_rope(config: DictConfig) -> RopeMethod:
     return build(config.rope)
+
+
+def build_adapter(config: DictConfig) -> Lora | None:
+    """What puts adapters into the model; None where every parameter trains."""
+    return None if config.peft.get("_target_") is None else build(config.peft)
 
 
 def build_tokenizer(config: DictConfig) -> Any:
@@ -152,10 +164,12 @@ def build_module(config: DictConfig, data: PackedDataModule | None = None) -> Ca
         source=build_source(config),
         optimizer=build(config.optimizer),
         lr_schedule=build(config.lr_schedule),
-        max_steps=config.data.max_steps,
+        max_steps=config.data.max_steps if data is None else data.num_steps,
         max_seqlen=config.packing.max_seqlen,
         gradient_clip_norm=config.trainer.gradient_clip_norm,
-        gradient_checkpointing=config.memory.gradient_checkpointing,
+        activation_memory=build(config.memory.activations),
+        adapter=build_adapter(config),
+        shifted_group_size=config.attention.get("group_size"),
         loss_chunk_size=config.memory.loss_chunk_size,
         log_every_n_steps=config.trainer.log_every_n_steps,
         compute_dtype=COMPUTE_DTYPES[config.precision],
@@ -165,8 +179,8 @@ def build_module(config: DictConfig, data: PackedDataModule | None = None) -> Ca
     )
 
 
-def build_trainer(config: DictConfig, folder: Path) -> pl.Trainer:
-    """The trainer of one run, writing into the run's folder."""
+def build_trainer(config: DictConfig, folder: Path, *, max_steps: int) -> pl.Trainer:
+    """The trainer of one run of so many optimizer steps, writing into the run's folder."""
     settings = config.trainer
     sharded = config.strategy.name == "fsdp"
     return pl.Trainer(
@@ -180,9 +194,9 @@ def build_trainer(config: DictConfig, folder: Path) -> pl.Trainer:
         max_epochs=1,
         use_distributed_sampler=False,
         logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
-        callbacks=_callbacks(config, folder),
+        callbacks=_callbacks(config, folder, max_steps=max_steps),
         log_every_n_steps=settings.log_every_n_steps,
-        val_check_interval=_validation_interval(config),
+        val_check_interval=_validation_interval(config, max_steps=max_steps),
         num_sanity_val_steps=0,
         enable_progress_bar=settings.progress_bar,
         enable_model_summary=False,
@@ -202,9 +216,9 @@ def _strategy(config: DictConfig) -> Strategy | str:
     return "auto"
 
 
-def _validation_interval(config: DictConfig) -> int | float:
+def _validation_interval(config: DictConfig, *, max_steps: int) -> int | float:
     every = config.trainer.validate_every_n_steps
-    return 1.0 if every is None else min(every, config.data.max_steps)
+    return 1.0 if every is None else min(every, max_steps)
 
 
 def _rope_length(config: DictConfig) -> Callable[[int], int] | None:
@@ -214,7 +228,7 @@ def _rope_length(config: DictConfig) -> Callable[[int], int] | None:
     return schedule.context_length if follows else None
 
 
-def _callbacks(config: DictConfig, folder: Path) -> list[Callback]:
+def _callbacks(config: DictConfig, folder: Path, *, max_steps: int) -> list[Callback]:
     callbacks: list[Callback] = [
         RotaryPatching(build_rope(config), config.context_length, length_at=_rope_length(config)),
         LedgerReport(folder),
@@ -223,9 +237,11 @@ def _callbacks(config: DictConfig, folder: Path) -> list[Callback]:
             folder / "checkpoints",
             every_n_steps=config.trainer.checkpoint_every_n_steps,
             keep=config.trainer.keep_checkpoints,
-            max_steps=config.data.max_steps,
+            max_steps=max_steps,
         ),
     ]
+    if config.stage == "supervised_finetuning" and config.trainer.sample_answers:
+        callbacks.append(SampleAnswers(build_tokenizer(config), num_samples=config.trainer.sample_answers))
     if config.trainer.progress_bar:
         callbacks.append(TrainingProgress())
     return callbacks

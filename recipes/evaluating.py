@@ -17,8 +17,10 @@ from lightning_modules.attention.layout import DocumentLayout
 from lightning_modules.checkpointing import load_weights
 from lightning_modules.evaluation.scoring import needle_recall, perplexity_by_length
 from lightning_modules.loading import ModelFromScratch
+from lightning_modules.peft.merging import merge_adapter
+from lightning_modules.peft.record import record_of
 from lightning_modules.rope.patch import apply_rope_method
-from recipes.build import COMPUTE_DTYPES, build, build_rope, build_source, build_tokenizer
+from recipes.build import COMPUTE_DTYPES, build, build_adapter, build_rope, build_source, build_tokenizer
 from recipes.reporting.figures import plot_needles, plot_perplexity
 from recipes.reporting.tables import VariantScores, comparison_table, write_scores
 from recipes.run_folder import RunFolder
@@ -124,8 +126,18 @@ def starting_scores(config: DictConfig, evaluation: Evaluation) -> list[VariantS
 
 
 def trained_model(config: DictConfig, checkpoint: Path) -> PreTrainedModel:
-    """The model of a training checkpoint, with the recipe's RoPE."""
+    """The model of a training checkpoint, with the recipe's RoPE; an adapter is added into the weights."""
+    model = adapted_model(config, checkpoint)
+    if record_of(model) is not None:
+        merge_adapter(model)
+    return model
+
+
+def adapted_model(config: DictConfig, checkpoint: Path) -> PreTrainedModel:
+    """The model of a training checkpoint as it trained: an adapter stands beside the weights."""
     model = untrained_model(config)
+    if (adapter := build_adapter(config)) is not None:
+        adapter.put_into(model)
     load_weights(checkpoint, model)
     return model
 

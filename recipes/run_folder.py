@@ -49,6 +49,7 @@ PRACTICAL_KEYS = (
     "trainer.checkpoint_every_n_steps",
     "trainer.keep_checkpoints",
     "trainer.progress_bar",
+    "trainer.sample_answers",
     "strategy",
 )
 """Keys that do not change what is trained; a run may be resumed with others."""

@@ -23,6 +23,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from recipes.compose import Composed, ConfigError, dotted_keys, one_sentence, plain
 from recipes.exporting.settings import export_faults
 from recipes.judging import augmentation_faults, mixtures, pair_faults, stage_faults, value_faults, value_of
+from recipes.part_faults import adapter_faults, built, length_schedule_faults, memory_faults, sampling_faults
 
 ALLOWED_TARGETS = ("datamodules.", "lightning_modules.", "torch.optim.", "lightning.", "torchmetrics.")
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -39,6 +40,8 @@ OPEN_MAPPINGS = (
 )
 CALLER_ARGUMENTS = {
     "lightning_modules.optim.adamw.adamw": {"model"},
+    "lightning_modules.optim.adamw_8bit.adamw_8bit": {"model"},
+    "lightning_modules.optim.adamw_bf16.adamw_bf16": {"model"},
     "lightning_modules.optim.muon.muon": {"model"},
 }
 """Arguments that the code passes itself to a `_partial_` target."""
@@ -60,11 +63,16 @@ def validate(composed: Composed) -> None:
     """
     config, allowed = composed.config, plain(composed.choices)
     faults = [*missing_keys(config), *reference_faults(config), *unknown_keys(config, allowed)]
-    faults += [*value_faults(config), *pair_faults(config), *stage_faults(config), *output_faults(config)]
+    faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
+    faults += stage_faults(
+        config, data=value_of(config, "data._target_"), length_schedule=value_of(config, "length_schedule._target_")
+    )
     faults += augmentation_faults(config, augmentation=value_of(config, "augmentation._target_"))
     faults += [*signature_faults(config), *kind_faults(config, allowed)]
     if not faults:
         faults = [*export_faults(config.export), *length_schedule_faults(config), *sampling_faults(config)]
+        faults += memory_faults(config, optimizer=value_of(config, "optimizer._target_"))
+        faults += adapter_faults(config, adapter=value_of(config, "peft._target_"))
         faults += [*model_faults(config), *corpus_faults(config)]
     if faults:
         # A value of the wrong kind is found by its key and by its signature; the first says more.
@@ -150,6 +158,8 @@ def kind_faults(config: DictConfig, allowed: DictConfig) -> Iterator[str]:
         if name not in known or name in annotated or name.startswith(OPEN_MAPPINGS):
             continue
         default, value = value_of(allowed, name), value_of(config, name)
+        if OmegaConf.is_interpolation(*_parent(config, name)):
+            continue  # said of the key that it leads to
         if isinstance(default, DictConfig | ListConfig):
             if value is not None and type(value) is not type(default):
                 wanted = "keys of its own below it" if isinstance(default, DictConfig) else "a list such as [1, 2]"
@@ -168,44 +178,6 @@ def output_faults(config: DictConfig) -> Iterator[str]:
             yield f"{key}={folder} is not writable ({existing} is not a folder that one may write to); set {key}"
 
 
-def sampling_faults(config: DictConfig) -> Iterator[str]:
-    """Length rules and epochs that are none, or of no source."""
-    from datamodules.packing.stream import Sampling
-
-    sampling = OmegaConf.to_container(config.corpus.sampling or OmegaConf.create(), resolve=True)
-    assert isinstance(sampling, dict)
-    for name, rules in sampling.items():
-        key = f"corpus.sampling.{name}"
-        if name not in config.corpus.sources:
-            known = ", ".join(sorted(map(str, config.corpus.sources)))
-            yield f"{key} names no source; corpus.sources are {known}"
-        elif not isinstance(rules, dict) or not set(rules) <= {"upsample", "downsample", "max_epochs"}:
-            yield f"{key}={rules} must have keys among upsample, downsample and max_epochs"
-        else:
-            try:
-                Sampling(**rules, name=str(name))
-            except ValueError as error:
-                yield one_sentence(error)
-
-
-def length_schedule_faults(config: DictConfig) -> Iterator[str]:
-    """What the length schedule cannot do with the rows and the steps of the run."""
-    try:
-        schedule = _built(config.length_schedule)
-    except (ValueError, TypeError) as error:
-        yield one_sentence(error)
-        return
-    if config.corpus.phases and not schedule.keeps_phases:
-        yield (
-            "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"
-            " length_schedule"
-        )
-    if config.data.balance_window_steps and not schedule.keeps_phases:
-        yield (
-            "data.balance_window_steps would undo the order of length_schedule; set it to 0 or another length_schedule"
-        )
-
-
 def model_faults(config: DictConfig) -> Iterator[str]:
     """Checks that need the model's configuration and tokenizer, but no weights."""
     from lightning_modules.rope.patch import original_length, resolve_rope
@@ -214,9 +186,9 @@ def model_faults(config: DictConfig) -> Iterator[str]:
         yield from folders
         return
     try:
-        model_config, tokenizer = _built(config.model.source).config(), _built(config.model.tokenizer).load()
-        method, length = _built(config.rope), original_length(model_config)
-        _built(config.lr_schedule)
+        model_config, tokenizer = built(config.model.source).config(), built(config.model.tokenizer).load()
+        method, length = built(config.rope), original_length(model_config)
+        built(config.lr_schedule)
     except (ValueError, TypeError, OSError) as error:
         yield one_sentence(error)
         return
@@ -261,7 +233,7 @@ def _augmentation_tokens(config: DictConfig, tokenizer: Any, vocab_size: int) ->
     if config.augmentation.get("_target_") is None:
         return
     try:
-        augmentation = _built(config.augmentation)
+        augmentation = built(config.augmentation)
         if hasattr(augmentation, "with_tokenizer"):
             augmentation.with_tokenizer(tokenizer, vocab_size=vocab_size)
     except ValueError as error:
@@ -287,25 +259,12 @@ def corpus_faults(config: DictConfig) -> Iterator[str]:
         nodes.pop("evaluation.corpus", None)
     for key, node in nodes.items():
         try:
-            corpus = _built(node)
+            corpus = built(node)
             corpus = getattr(corpus, "haystack", getattr(corpus, "rows", corpus))
             if hasattr(corpus, "files"):
                 corpus.files()
         except (ValueError, TypeError, OSError) as error:
             yield one_sentence(error).replace("corpus.sources.*", key)
-
-
-def _built(node: Any) -> Any:
-    """Instantiate one node, with the constructor's own complaint."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(OmegaConf.create(OmegaConf.to_container(node, resolve=True)), _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | TypeError | OSError):
-            raise error.__cause__ from error
-        raise
 
 
 def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:

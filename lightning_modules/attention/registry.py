@@ -15,19 +15,22 @@ from transformers import AttentionInterface
 from lightning_modules.attention.layout import DocumentLayout
 from lightning_modules.attention.per_document import per_document_attention
 from lightning_modules.attention.reference import reference_attention
+from lightning_modules.attention.shifted_sparse import ShiftedGroups, shifted_sparse_attention
 
 # B rows, T tokens, H heads, K kv heads, D head dim
 
 REFERENCE_ATTENTION = "lcr_reference"
 PER_DOCUMENT_ATTENTION = "lcr_per_document"
+SHIFTED_SPARSE_ATTENTION = "lcr_shifted_sparse"
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, None]]
 
 
 def register_attention_functions() -> None:
-    """Makes both names known to `set_attn_implementation` and `from_pretrained(attn_implementation=…)`; idempotent."""
+    """Makes the names known to `set_attn_implementation` and `from_pretrained(attn_implementation=…)`; idempotent."""
     AttentionInterface.register(REFERENCE_ATTENTION, reference_attention_forward)
     AttentionInterface.register(PER_DOCUMENT_ATTENTION, per_document_attention_forward)
+    AttentionInterface.register(SHIFTED_SPARSE_ATTENTION, shifted_sparse_attention_forward)
 
 
 def reference_attention_forward(
@@ -88,6 +91,44 @@ def per_document_attention_forward(
         document_layout = DocumentLayout.from_document_ids(_require(PER_DOCUMENT_ATTENTION, document_ids))
     _refuse_unsupported(PER_DOCUMENT_ATTENTION, query, key, attention_mask, document_layout.document_ids, kwargs)
     return per_document_attention(query, key, value, document_layout, scaling=scaling, dropout=dropout), None
+
+
+def shifted_sparse_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    shifted_groups: ShiftedGroups | None = None,
+    document_layout: DocumentLayout | None = None,
+    document_ids: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """`shifted_sparse_attention` while a model trains, and full attention within documents while it does not.
+
+    Args and returns as `per_document_attention_forward`, and `shifted_groups`, which training needs.
+
+    Raises:
+        ValueError: If a model in training is given no groups, or asks for what this attention has not.
+    """
+    if not module.training:
+        return per_document_attention_forward(
+            *(module, query, key, value, attention_mask, scaling, dropout),
+            document_layout=document_layout,
+            document_ids=document_ids,
+            **kwargs,
+        )
+    if shifted_groups is None:
+        raise ValueError(
+            f"attention {SHIFTED_SPARSE_ATTENTION} was given no groups to train with; set attention=shifted_sparse with"
+            " its group_size, or call model.eval() for full attention"
+        )
+    ids = shifted_groups.straight.document_ids
+    _refuse_unsupported(SHIFTED_SPARSE_ATTENTION, query, key, attention_mask, ids, kwargs)
+    return shifted_sparse_attention(query, key, value, shifted_groups, scaling=scaling, dropout=dropout), None
 
 
 def _require(name: str, document_ids: torch.Tensor | None) -> torch.Tensor:

@@ -6,7 +6,7 @@ nothing outside ever holds [T, V] logits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from datamodules.batch import Batch, shifted_targets, shifted_weights
 from lightning_modules.attention.layout import DocumentLayout
+from lightning_modules.attention.shifted_sparse import ShiftedGroups
 from lightning_modules.losses.chunked_cross_entropy import chunked_linear_cross_entropy
 
 
@@ -31,12 +32,16 @@ class CausalLMWithLoss(nn.Module):
     Args:
         causal_lm: The model, with one of our attention functions selected.
         loss_chunk_size: Positions whose logits exist at a time.
+        shifted_group_size: Tokens of a group of shifted sparse attention, in training; None has no groups.
     """
 
-    def __init__(self, causal_lm: PreTrainedModel, *, loss_chunk_size: int = 1024) -> None:
+    def __init__(
+        self, causal_lm: PreTrainedModel, *, loss_chunk_size: int = 1024, shifted_group_size: int | None = None
+    ) -> None:
         super().__init__()
         self.causal_lm = causal_lm
         self.loss_chunk_size = loss_chunk_size
+        self.shifted_group_size = shifted_group_size
 
     def forward(self, batch: Batch, *, window: int | None = None) -> SummedLoss:
         """The loss of one micro-batch.
@@ -54,6 +59,7 @@ class CausalLMWithLoss(nn.Module):
             use_cache=False,
             document_ids=layout.document_ids,
             document_layout=layout,
+            **self._groups(batch, window),
         ).last_hidden_state  # [B, T, H]
         head = self.causal_lm.get_output_embeddings()
         assert head is not None
@@ -66,6 +72,17 @@ class CausalLMWithLoss(nn.Module):
             weights=None if weights is None else weights.flatten(),
         )
         return SummedLoss(loss.loss_sum, loss.token_losses.view_as(targets), loss.token_correct.view_as(targets))
+
+    def _groups(self, batch: Batch, window: int | None) -> dict[str, Any]:
+        if self.shifted_group_size is None or not self.training:
+            return {}
+        if window is not None:
+            raise ValueError(
+                "attention=shifted_sparse has groups of its own, and length_schedule.mechanism=window fragments; set"
+                " attention=per_document or another length_schedule"
+            )
+        groups = ShiftedGroups.from_document_ids(batch["document_ids"], group_size=self.shifted_group_size)
+        return {"shifted_groups": groups}
 
 
 def output_matrix(head: nn.Module) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +28,15 @@ def adamw(
         weight_decay: Decoupled weight decay of matrices.
         decay_norms: Decay vectors (norm weights, biases) as well, as OpenChatKit's script does with RMSNorm weights.
     """
+    beta1, beta2 = betas
+    groups = decay_groups(model, weight_decay=weight_decay, decay_norms=decay_norms)
+    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps)
+
+
+def decay_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
+    """The trainable parameters in the groups of an optimizer: those that decay, and those that do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if parameter.ndim >= 2 or decay_norms]
     others = [parameter for parameter in trainable if parameter.ndim < 2 and not decay_norms]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    beta1, beta2 = betas
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(beta1, beta2), eps=eps)
+    return [group for group in groups if group["params"]]

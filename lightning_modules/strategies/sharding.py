@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from lightning_modules.checkpointing import disk_error, not_written, partial_of
+from lightning_modules.checkpointing import METADATA, disk_error, not_written, partial_of
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
 
 
@@ -69,6 +69,11 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"checkpoint {checkpoint_path} was written by an unsharded run; resume it with strategy=single or"
                 " strategy=ddp, or set resume=never"
             )
+        # Lightning asks the module about the rest of a checkpoint after the weights are read; a foreign adapter has
+        # to be refused before.
+        assert self.lightning_module is not None
+        said = torch.load(Path(checkpoint_path) / METADATA, map_location="cpu", weights_only=weights_only)
+        self.lightning_module.on_load_checkpoint(said)
         return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
 
 
@@ -78,8 +83,14 @@ def shard(model: CausalLMWithLoss, *, mesh: DeviceMesh, compute_dtype: torch.dty
     Args:
         model: Backbone and loss; the head's shard is gathered inside the model's own forward.
         mesh: The data-parallel mesh.
-        compute_dtype: Parameters are cast to it for computing; gradients are reduced in fp32.
+        compute_dtype: Parameters are cast to it for computing; gradients are reduced in fp32. Frozen parameters that
+            are held in it already are gathered as they are.
+
+    Raises:
+        ValueError: Weights are held in 4 bits, which cannot be sharded.
     """
+    if getattr(model.causal_lm, "is_loaded_in_4bit", False):
+        raise ValueError("peft=qlora holds weights in 4 bits, which strategy=fsdp cannot shard; set strategy=ddp")
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
     layer_policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     layers: list[nn.Module] = list(model.causal_lm.get_decoder().layers)  # type: ignore[arg-type]

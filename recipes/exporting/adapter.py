@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_modules.peft.folder import save_adapter
 from recipes.exporting.hugging_face import replaced_whole, save_tokenizer, write_both_dialects
 
 if TYPE_CHECKING:
@@ -80,13 +82,35 @@ def export_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder:
         folder: Final place; an earlier export there is replaced.
         context_length: Tokens that the model reads, written into the tokenizer too.
     """
-    config: Any = copy.deepcopy(model.get_base_model().config)
-    config.use_cache = True
     with warnings.catch_warnings(), replaced_whole(folder) as partial:
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 on transformers 5.23
         model.save_pretrained(str(partial))
-        config.save_pretrained(partial)
-        save_tokenizer(tokenizer, partial, context_length=context_length)
-        write_both_dialects(partial / "config.json")
         (partial / "README.md").unlink(missing_ok=True)  # peft's, of headings that nobody filled in
+        config: Any = model.get_base_model().config
+        _write_beside(partial, config, tokenizer, context_length=context_length)
     return folder
+
+
+def export_trained_adapter(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, context_length: int
+) -> Path:
+    """`export_adapter` for an adapter that a run trained: `model` has it inside, and no wrapper of peft's around it.
+
+    What trained beside it (LongLoRA's embeddings and norms) goes along, in peft's own form.
+    """
+    with replaced_whole(folder) as partial:
+        num_bytes = save_adapter(model, partial)
+        _write_beside(partial, model.config, tokenizer, context_length=context_length)
+    print(f"adapter: {folder} ({num_bytes / 1e6:.1f} MB)", file=sys.stderr)
+    return folder
+
+
+def _write_beside(
+    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, context_length: int
+) -> None:
+    """What an adapter does not say itself: the RoPE, and the tokenizer."""
+    config = copy.deepcopy(config)
+    config.use_cache = True
+    config.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, context_length=context_length)
+    write_both_dialects(folder / "config.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -11,18 +12,24 @@ from transformers import PreTrainedModel
 
 from lightning_modules.models.index.modeling import IndexForCausalLM
 from lightning_modules.models.index.plain_llama import plain_llama
-from recipes.build import build_tokenizer
-from recipes.evaluating import trained_model
-from recipes.exporting.adapter import export_adapter, merged, wrapped
+from lightning_modules.peft.merging import merge_adapter
+from lightning_modules.peft.record import record_of
+from recipes.build import build_adapter, build_tokenizer
+from recipes.evaluating import adapted_model, trained_model
+from recipes.exporting.adapter import export_adapter, export_trained_adapter, merged, wrapped
 from recipes.exporting.card import model_card
 from recipes.exporting.clients import client_section
 from recipes.exporting.gguf import export_gguf, refuse_gguf
 from recipes.exporting.hugging_face import export_hugging_face
+from recipes.exporting.inserted_tokens import exported_tokenizer, token_sections
 from recipes.exporting.settings import export_faults
 from recipes.reporting.tables import comparison_table, read_scores
 from recipes.run_folder import RunFolder
 from recipes.verifying.certify import card_section, certify
 from recipes.verifying.folder import read_json
+
+ADAPTER_FOLDER = "export-adapter"
+"""Of a run, where its adapter is exported alone."""
 
 
 def export_run(config: DictConfig, run: RunFolder) -> Path:
@@ -33,21 +40,17 @@ def export_run(config: DictConfig, run: RunFolder) -> Path:
     """
     assert run.checkpoint is not None
     settings = config.export
-    for fault in export_faults(settings):
+    for fault in export_faults(settings, has_adapter=build_adapter(config) is not None):
         raise ValueError(fault)
-    trained = trained_model(config, run.checkpoint)
-    if settings.adapter is not None:
-        adapted = wrapped(trained, Path(settings.adapter).expanduser(), trained_on=run.export)
-        if settings.adapter_as == "adapter":
-            tokenizer, folder = build_tokenizer(config), run.path / "export-adapter"
-            return export_adapter(adapted, tokenizer, folder, context_length=config.context_length)
-        trained = merged(adapted)
+    trained = _trained(config, run)
+    if trained is None:
+        return run.path / ADAPTER_FOLDER
     model = portable(trained) if settings.layout == "portable" else trained
     if settings.format == "gguf":
         refuse_gguf(model.config.to_dict())
     folder = export_hugging_face(
         model,
-        build_tokenizer(config),
+        exported_tokenizer(config),
         run.export,
         context_length=config.context_length,
         dtype=getattr(torch, settings.dtype),
@@ -63,6 +66,32 @@ def export_run(config: DictConfig, run: RunFolder) -> Path:
         export_gguf(folder, dtype=settings.dtype)
         write_card(config, run)
     return folder
+
+
+def _trained(config: DictConfig, run: RunFolder) -> PreTrainedModel | None:
+    """The whole model to export; its adapter is written on the way where `export.adapter_as` wants that.
+
+    Returns:
+        None where the adapter is all that is wanted.
+    """
+    assert run.checkpoint is not None
+    settings, folder = config.export, run.path / ADAPTER_FOLDER
+    alone = settings.adapter_as in ("adapter", "both")
+    options: dict[str, Any] = {"context_length": config.context_length}
+    if settings.adapter is None:
+        trained = adapted_model(config, run.checkpoint)
+        if record_of(trained) is None:
+            return trained
+        if alone:
+            export_trained_adapter(trained, build_tokenizer(config), folder, **options)
+        if settings.adapter_as == "adapter":
+            return None
+        merge_adapter(trained)
+        return trained
+    adapted = wrapped(trained_model(config, run.checkpoint), Path(settings.adapter).expanduser(), trained_on=run.export)
+    if alone:
+        export_adapter(adapted, build_tokenizer(config), folder, **options)
+    return None if settings.adapter_as == "adapter" else merged(adapted)
 
 
 def portable(model: PreTrainedModel) -> PreTrainedModel:
@@ -83,12 +112,12 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
         facts={
             "steps": info.get("steps"),
             "trained in": f"{info.get('seconds', 0) / 60:.1f} minutes on {info.get('hardware', 'unknown')}",
-            "tokens": info["mechanism"]["data.tokens_per_step"] * info.get("steps", 0),
+            "tokens": run.tokens,
             "context length": config.context_length,
             "versions": ", ".join(f"{name} {number}" for name, number in info["versions"].items()),
             "commit": info["commit"],
         },
-        sections=_sections(run, context_length=config.context_length),
+        sections=(*_sections(run, context_length=config.context_length), *token_sections(config)),
     )
     (run.export / "README.md").write_text(card, encoding="utf-8")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader
 from datamodules.batch import IGNORE_INDEX, Batch
 from datamodules.step_batches import collate
 from lightning_modules.base import CausalLMModule
+from lightning_modules.memory.activation_memory import ActivationMemory
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
+from lightning_modules.optim.adamw import adamw
 from lightning_modules.optim.schedules import CosineWithWarmup
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.lightning_modules.tiny_training import (
@@ -63,11 +66,32 @@ def test_non_finite_gradient_stops_before_the_weights_change(value: float, clip:
         assert torch.equal(ours, expected)
 
 
-def test_step_without_any_target_is_a_clear_error() -> None:
+def blank_step() -> list[Batch]:
     blank = collate([make_row((32,), seed=0)])
     blank["labels"].fill_(IGNORE_INDEX)
-    with pytest.raises(ValueError, match="optimizer step 1 has no target token"):
-        fit(make_module(max_steps=2), [one_step(), [blank, blank]])
+    return [blank, blank]
+
+
+def test_step_without_any_target_changes_nothing_counts_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = partial(adamw, lr=0.1, weight_decay=0.5)  # a step without a gradient would still decay
+    schedule = CosineWithWarmup(warmup_steps=2)
+    one, two = (make_module(max_steps=4, optimizer=optimizer, lr_schedule=schedule) for _ in range(2))
+    fit(one, [one_step()])
+    with caplog.at_level("WARNING"):
+        fit(two, [one_step(), blank_step()])
+    assert two.global_step == 2
+    assert "step 2 has no target token" in caplog.text
+    for ours, expected in zip(two.causal_lm.parameters(), one.causal_lm.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+    assert two.lr_schedulers().last_epoch == 2  # type: ignore[union-attr]
+    states = [module.optimizers().optimizer.state_dict()["state"][0] for module in (one, two)]  # type: ignore[union-attr]
+    assert torch.equal(states[0]["exp_avg"], states[1]["exp_avg"])
+
+
+def test_three_steps_in_a_row_without_a_target_stop_the_run() -> None:
+    fit(make_module(max_steps=5), [blank_step(), blank_step(), one_step(), blank_step(), blank_step()])
+    with pytest.raises(ValueError, match=r"optimizer step 4 has no target token, as the 2 before it"):
+        fit(make_module(max_steps=4), [one_step(), *[blank_step()] * 3])
 
 
 def test_micro_batch_without_a_target_beside_others_is_fine() -> None:
@@ -95,7 +119,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     source = TinySource(settings={"attention_dropout": 0.3})
     plain, recomputed = RecordedGradients(), RecordedGradients()
     fit(make_module(source=source), [one_step()], plain)
-    module = make_module(source=source, gradient_checkpointing=True)
+    module = make_module(source=source, activation_memory=ActivationMemory(recompute="full"))
     fit(module, [one_step()], recomputed)
     layers: Any = module.causal_lm.get_decoder().layers
     assert [layer.gradient_checkpointing for layer in layers] == [True, True]

@@ -34,6 +34,7 @@ class TinySource:
     seed: int = 0
     attention: str = "lcr_per_document"
     settings: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
 
     def config(self) -> PreTrainedConfig:
         return tiny_config("llama", **self.settings)
@@ -41,6 +42,8 @@ class TinySource:
     def load(self) -> PreTrainedModel:
         register_attention_functions()
         model: LlamaForCausalLM = tiny_model("llama", attention=self.attention, seed=self.seed, **self.settings)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(self.dtype)
         return model
 
 

@@ -70,7 +70,7 @@ def test_tiny_words_are_right(tiny: list[str], tmp_path: Path) -> None:
         ("precision=fp16", "precision=fp16 is not known; allowed are bf16, fp32"),
         ("export.format=onnx", "export.format=onnx is not known; allowed are hugging_face, gguf"),
         ("export.max_shard_size=5", "export.max_shard_size=5 is not a size"),
-        ("evaluation=5", "evaluation=5 does not exist; there are: default"),
+        ("evaluation=5", "evaluation=5 does not exist; there are: answers, default"),
         ("evaluation.perplexity=5", "evaluation.perplexity=5 must have keys of its own below it"),
         ("evaluation.lengths=64", "evaluation.lengths=64 must be"),
         ("evaluation.lengths=[64,2048]", "evaluation.lengths [2048] are beyond context_length=1024"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -20,6 +21,8 @@ from recipes.train import train
 from tests.lightning_modules.models.index.tiny_index import tiny_index
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.recipes.words import replaced
+
+pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
 
 
 def test_only_an_architecture_of_ours_is_exchanged() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from datamodules.batch import IGNORE_INDEX, PADDING_DOCUMENT, Batch, shifted_targets, to_device
 from lightning_modules.attention.leak_probe import LeakReport, around_edges, probe_leaks
 from lightning_modules.attention.registry import PER_DOCUMENT_ATTENTION
+from lightning_modules.rope.at_length import same_rotary_tables
 from lightning_modules.rope.certificate import rope_faults
-from lightning_modules.rope.contract import rotary_modules
 
 # B rows, T tokens
 
@@ -169,22 +167,6 @@ def said(report: LeakReport) -> str:
     if report.others.num_positions == 0:
         return "RoPE is what the config says; no token sees its future; documents of a row are not masked"
     return "RoPE is what the config says; no document sees another, no token its future"
-
-
-@contextmanager
-def same_rotary_tables(model: torch.nn.Module) -> Iterator[None]:
-    """Puts back what modules whose RoPE follows the longest position (dynamic, longrope) change in a forward."""
-    modules = list(rotary_modules(model).values())
-    kept = [
-        (vars(module).copy(), {name: (b, b.clone()) for name, b in module.named_buffers(recurse=False)})
-        for module in modules
-    ]
-    try:
-        yield
-    finally:
-        for module, (attributes, buffers) in zip(modules, kept, strict=True):
-            vars(module).update(attributes)
-            module._buffers = {name: buffer.copy_(values) for name, (buffer, values) in buffers.items()}
 
 
 def _any_rank(value: bool) -> bool:

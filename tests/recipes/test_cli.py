@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from recipes.cli import exit_status, run
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("ablate", "benchmark", "list", "show", "prepare", "train", "evaluate", "export", "verify", "run")
+VERBS = ("ablate", "benchmark", "list", "show", "prepare", "train", "evaluate", "export", "verify", "chat", "run")
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib")
 
 
@@ -60,7 +60,7 @@ def test_help_says_what_the_verb_does(verb: str) -> None:
     usage, _, doc, *_ = done.stdout.splitlines()
     assert usage.startswith(f"usage: python -m recipes.{verb}")
     assert doc
-    if verb not in ("benchmark", "list", "verify"):
+    if verb not in ("benchmark", "chat", "list", "verify"):
         for word in ("recipe=", "demo/extend", "scale=toy", "rope", "adjusted_base, dyn", "resume", "output_dir"):
             assert word in done.stdout
     assert seconds < 0.5

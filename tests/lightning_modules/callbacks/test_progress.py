@@ -95,5 +95,5 @@ def test_bar_is_closed_when_training_breaks(monkeypatch: pytest.MonkeyPatch) -> 
     step[0]["labels"].fill_(-100)
     callback = TrainingProgress()
     with pytest.raises(ValueError, match="no target token"):
-        make_trainer(callbacks=[callback], enable_progress_bar=True).fit(make_module(), step_loader([step]))
+        make_trainer(callbacks=[callback], enable_progress_bar=True).fit(make_module(), step_loader([step] * 3))
     assert callback._bar is None

@@ -16,6 +16,7 @@ from lightning_modules.attention.registry import per_document_attention_forward
 from lightning_modules.base import CausalLMModule
 from lightning_modules.callbacks.rope_patching import RotaryPatching
 from lightning_modules.callbacks.start_gate import StartGate, TrainingRefused, probe_batch
+from lightning_modules.memory.activation_memory import ActivationMemory
 from lightning_modules.rope.methods import AdjustedBase
 from tests.lightning_modules.tiny_training import (
     RecordedGradients,
@@ -189,8 +190,8 @@ class RandomState(pl.Callback):
     ],
     ids=lambda rope: rope["rope_type"],
 )
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_training_is_bit_identical_with_and_without_it(rope: dict[str, Any], gradient_checkpointing: bool):
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_training_is_bit_identical_with_and_without_it(rope: dict[str, Any], recompute: str):
     settings = {"rope_parameters": rope, "max_position_embeddings": 8, "attention_dropout": 0.3}
     source = TinySource(settings=settings)
     gradients, weights = [], []
@@ -202,7 +203,7 @@ def test_training_is_bit_identical_with_and_without_it(rope: dict[str, Any], gra
             batches=[collate([make_row((16, 16), seed=4)]), collate([make_row((2, 2, 28), seed=5)])],
             steps=3,
             source=source,
-            gradient_checkpointing=gradient_checkpointing,
+            activation_memory=ActivationMemory(recompute=recompute),
         )
         assert torch.equal(states.states[0], states.states[1])
         gradients.append(recorded.steps)

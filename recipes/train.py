@@ -9,12 +9,16 @@ from recipes.cli import main
 
 def train(config: DictConfig) -> None:
     """Train, and say where the result is."""
+    from recipes.answering import answer_report, questions_of
     from recipes.run_folder import close_run
     from recipes.training import train_run
 
+    questions = questions_of(config)  # what they lack is said before hours of training
     run, first = train_run(config)
     if first:
         close_run(run, status="finished")
+        if questions is not None:
+            print(f"\n{answer_report(config, run, questions)}")
         print(f"trained: {run.path}")
         print(f"next:    python -m recipes.evaluate recipe={config.recipe_name} checkpoint={run.path}")
 

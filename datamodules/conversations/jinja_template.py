@@ -20,6 +20,7 @@ The text goes to the tokenizer whole, so the ids are those of `apply_chat_templa
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,16 @@ class TokenizerTemplate:
             has_spans=bool(GENERATION.search(jinja)),
             eos_token_id=tokenizer.eos_token_id,  # type: ignore[arg-type]
         )
+
+    def to_jinja(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The template for other programs: the one of `name`, with `arguments` where they give no others.
+
+        Raises:
+            ValueError: The tokenizer has no such template.
+        """
+        jinja = self._jinja(tokenizer)
+        given = ((key, "none" if value is None else json.dumps(value)) for key, value in self.arguments.items())
+        return "".join(f"{{%- set {key} = {key} if {key} is defined else {value} %}}" for key, value in given) + jinja
 
     def _arguments(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {**tokenizer.special_tokens_map, **self.arguments}

@@ -102,6 +102,14 @@ class ChatTemplate(Protocol):
         """
         ...
 
+    def to_jinja(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The template for other programs, which gives in plain transformers the ids that training has.
+
+        Raises:
+            ValueError: There is none, and why.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class LiteralTemplate:
@@ -149,6 +157,16 @@ class LiteralTemplate:
             ValueError: The tokenizer has no such token.
         """
         return BoundLiterals(self, dict(self._tokens(tokenizer)), control_tokens_of(tokenizer))
+
+    def to_jinja(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The template for other programs, which gives in plain transformers the ids that training has.
+
+        Raises:
+            ValueError: The tokenizer reads no text as these ids.
+        """
+        from datamodules.conversations.jinja_form import exact_jinja  # which reads templates
+
+        return exact_jinja(self.bind(tokenizer), tokenizer)
 
     def _tokens(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, int]]:
         parts = [self.start, self.system or (), self.user, self.assistant, self.text or ()]
@@ -201,15 +219,28 @@ class BoundLiterals:
         label = next(k for k, piece in enumerate(rendered.pieces) if piece.label and piece.message == answer)
         return Rendered(rendered.pieces[:label])
 
-    def _pieces(self, conversation: Conversation) -> list[Piece]:
+    def opening(self) -> list[Piece]:
+        """What stands in front of everything."""
+        return list(self._filled(self.template.start, "", -1))
+
+    def turn(self, message: Message, number: int) -> list[Piece]:
+        """One message with what stands around it, and its labels.
+
+        Args:
+            message: Not a system message where the template has no place for one.
+            number: Of the message, from 0.
+        """
         parts = {SYSTEM: self.template.system or (), USER: self.template.user, ASSISTANT: self.template.assistant}
+        turn = list(self._filled(parts[message.role], message.content, number))
+        return labelled(turn) if message.role == ASSISTANT else turn
+
+    def _pieces(self, conversation: Conversation) -> list[Piece]:
         if conversation.text is not None:
             whole = [*self.template.start, *(self.template.text or (CONTENT, {"token": "eos"}))]
             return [piece._replace(label=True) for piece in self._filled(whole, conversation.text, 0)]
-        pieces = list(self._filled(self.template.start, "", -1))
+        pieces = self.opening()
         for number, message in enumerate(conversation.messages):
-            turn = list(self._filled(parts[message.role], message.content, number))
-            pieces += labelled(turn) if message.role == ASSISTANT else turn
+            pieces += self.turn(message, number)
         return pieces
 
     def _filled(self, part: Sequence[Any], content: str, number: int) -> Iterator[Piece]:

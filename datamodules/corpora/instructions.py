@@ -50,8 +50,8 @@ class InstructionCorpus:
 
     Args:
         haystack: Corpus of plain texts, which are held in memory.
-        tasks: Name -> share of the conversations, in proportion to one another: key_values, what_follows, which_document, document_facts,
-            table_retrieval, table_chain_of_thought, table_global, word_drills.
+        tasks: Name -> share of the conversations, in proportion to one another: key_values, what_follows,
+            which_document, document_facts, table_retrieval, table_chain_of_thought, table_global, word_drills.
         num_conversations: How many to make.
         min_length: Shortest conversation.
         max_length: Longest conversation; lengths are log-uniform between the two. Some are up to a sentence shorter;

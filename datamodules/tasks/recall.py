@@ -34,15 +34,19 @@ class RecallFormat:
 
     @property
     def words_per_statement(self) -> int:
+        """Words of a stated fact."""
         return len(self.statement.split())
 
     def state(self, key: str, value: str) -> str:
+        """The sentence that tells a fact."""
         return self.statement.format(key=key, value=value)
 
     def ask(self, key: str) -> str:
+        """The question for a key."""
         return self.question.format(key=key)
 
     def reply(self, value: str) -> str:
+        """The answer that a value is."""
         return self.answer.format(value=value)
 
 
@@ -200,4 +204,5 @@ def word_edges(text: str) -> np.ndarray:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number from `low` to `high` whose logarithm is uniform: short and long are equally likely by factor."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from recipes.ablating.grid import Setting
 
 LENGTH, CELL = "length", "cell"
-METRICS = ("perplexity", "needle")
+METRICS = ("perplexity", "needle", "answers")
 KINDS = {"lines": ("x", "series"), "heat_map": ("x", "y")}
 KEYS = ("recipe", "words", "axes", "cells", "pictures", "marks")
 NOT_HERE = {

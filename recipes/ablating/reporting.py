@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from recipes.run_folder import RunFolder
 BEFORE = "before training"
 """What `UNTRAINED` is called here: with the cell's RoPE, which in some cells is the base model's own."""
 
-VALUES = {"perplexity": "perplexity", "needle": "needle recall"}
+VALUES = {"perplexity": "perplexity", "needle": "needle recall", "answers": "share of right answers"}
 
 
 class Point(NamedTuple):
@@ -67,6 +68,7 @@ def cell_scores(cell: Cell, outcome: Outcome) -> CellScores:
         steps=info["steps"],
         tokens=RunFolder(outcome.folder).tokens,
         seconds=info["seconds"],
+        val_loss=json.loads((outcome.folder / "metrics.json").read_text(encoding="utf-8")).get("val_loss"),
         folder=str(outcome.folder),
     )
 
@@ -78,7 +80,7 @@ def draw(picture: Picture, ablation: Ablation, cells: Sequence[CellScores], fold
     x, other = _axis(picture.x), _axis(picture.other)
     common: dict[str, Any] = {
         "value": VALUES[picture.metric],
-        "is_share": picture.metric == "needle",
+        "is_share": picture.metric in ("needle", "answers"),
         "marks": [Mark(m.name, m.places.get(picture.x), m.places.get(picture.other)) for m in ablation.marks],
         "path": folder / f"{picture.name}.png",
     }
@@ -101,6 +103,8 @@ def _points(cells: Sequence[CellScores], metric: str) -> Iterator[Point]:
 def _measures(variant: VariantScores, metric: str) -> Mapping[int, float]:
     if metric == "perplexity":
         return variant.perplexity
+    if metric == "answers":
+        return variant.answers
     return variant.needles.mean_recall() if variant.needles else {}
 
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.augmentations.base import Augmentation
-from datamodules.batch import PADDING_DOCUMENT
 from datamodules.base import PackedDataModule
+from datamodules.batch import PADDING_DOCUMENT
 from datamodules.continued_pretraining import ContinuedPretrainingDataModule
 from datamodules.packing.plan import Packing
 from datamodules.tokens.store import TokenStore, write_store

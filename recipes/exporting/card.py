@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recipes.verifying.dialects import described
+from recipes.verifying.folder import text_part
+
 
 def model_card(
-    *, recipe: str, about: Mapping[str, Any], table: str, facts: Mapping[str, Any], sections: tuple[str, ...] = ()
+    *,
+    recipe: str,
+    about: Mapping[str, Any],
+    table: str,
+    facts: Mapping[str, Any],
+    sections: tuple[str, ...] = (),
+    library: str = "transformers",
+    base: str | None = None,
 ) -> str:
     """Recipe, numbers, versions, and what else there is to say.
 
@@ -17,11 +27,14 @@ def model_card(
         table: The scores, in Markdown.
         facts: Lines of a list.
         sections: Further ones, each with its heading.
+        library: That loads it: transformers, or peft for an adapter.
+        base: Of an adapter, the model that it belongs to.
     """
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
+        *([f"base_model: {base}"] if base else []),
         "---",
         f"# {recipe}",
         "",
@@ -38,3 +51,28 @@ def model_card(
     for section in sections:
         lines += ["", section.strip()]
     return "\n".join(lines) + "\n"
+
+
+def adapter_section(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What an adapter alone is and how it is loaded: with the config.json beside it, whose RoPE it was trained with.
+
+    Args:
+        settings: Its adapter_config.json.
+        config: The config.json beside it.
+    """
+    base = settings["base_model_name_or_path"]
+    besides = settings.get("modules_to_save")
+    lines = [
+        "## A LoRA adapter",
+        "",
+        f"Rank {settings['r']}, alpha {settings['lora_alpha']:g}, for `{base}`"
+        + (f"; {len(besides)} embeddings and norms trained besides and are here whole." if besides else "."),
+        "It was trained with the RoPE of the config.json here, which peft does not read by itself: "
+        f"{described(text_part(dict(config)).get('rope_parameters') or {})}.",
+        "",
+        "```python",
+        f'base = AutoModelForCausalLM.from_pretrained("{base}", config=AutoConfig.from_pretrained(folder))',
+        "model = PeftModel.from_pretrained(base, folder)",
+        "```",
+    ]
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def export_hugging_face(
     context_length: int,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> Path:
     """Write model and tokenizer, with its chat template, to a folder, whole or not at all.
 
@@ -39,6 +40,7 @@ def export_hugging_face(
         context_length: Tokens that the model reads, written into the tokenizer too.
         dtype: Precision of the weights on disk.
         max_shard_size: Largest file of weights, such as 5GB, in units of 1000; one file if None.
+        stop_ids: What ends an answer, besides what the model has for it.
     """
     converted: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor, which is written once
     state = {
@@ -50,7 +52,7 @@ def export_hugging_face(
         shell = type(model)(copy.deepcopy(model.config))
         shell.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  # save_pretrained writes the shell's dtype
     shell.config.use_cache = True
-    shell.generation_config = _for_generating(model.generation_config, context_length)
+    shell.generation_config = _for_generating(model.generation_config, context_length, stop_ids)
     with replaced_whole(folder) as partial:
         shell.save_pretrained(partial, state_dict=state, max_shard_size=max_shard_size or num_bytes + 1)
         save_tokenizer(tokenizer, partial, context_length=context_length)
@@ -88,10 +90,17 @@ def write_both_dialects(file: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _for_generating(settings: GenerationConfig, context_length: int) -> GenerationConfig:
-    """The base model's own settings, without what would slow generation down or end it at the base model's length."""
+def _for_generating(settings: GenerationConfig, context_length: int, stop_ids: Sequence[int]) -> GenerationConfig:
+    """The base model's own settings, without what would slow generation down or end it at the base model's length.
+
+    Whoever generates stops at the tokens named here, which for a base model is EOS alone.
+    """
     settings = copy.deepcopy(settings)
     settings.use_cache = True
     if settings.max_length is not None:
         settings.max_length = max(settings.max_length, context_length)
+    own = settings.eos_token_id
+    ends = dict.fromkeys([*(own if isinstance(own, list) else [] if own is None else [own]), *stop_ids])
+    if len(ends) > 1 or own is None:
+        settings.eos_token_id = [*ends] if len(ends) > 1 else next(iter(ends), None)
     return settings

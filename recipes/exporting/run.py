@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_modules.models.index.modeling import IndexForCausalLM
 from lightning_modules.models.index.plain_llama import plain_llama
 from lightning_modules.peft.merging import merge_adapter
 from lightning_modules.peft.record import record_of
-from recipes.build import build_adapter, build_tokenizer
+from recipes.build import build_adapter
 from recipes.evaluating import adapted_model, trained_model
 from recipes.exporting.adapter import export_adapter, export_trained_adapter, merged, wrapped
-from recipes.exporting.card import model_card
+from recipes.exporting.card import adapter_section, model_card
+from recipes.exporting.chat_template import asking, chat_sections, with_chat_template
 from recipes.exporting.clients import client_section
 from recipes.exporting.gguf import export_gguf, refuse_gguf
 from recipes.exporting.hugging_face import export_hugging_face
@@ -42,19 +44,24 @@ def export_run(config: DictConfig, run: RunFolder) -> Path:
     settings = config.export
     for fault in export_faults(settings, has_adapter=build_adapter(config) is not None):
         raise ValueError(fault)
-    trained = _trained(config, run)
+    tokenizer = exported_tokenizer(config)
+    how = asking(config, tokenizer)
+    tokenizer = with_chat_template(tokenizer, how)
+    trained = _trained(config, run, tokenizer)
     if trained is None:
+        write_card(config, run)
         return run.path / ADAPTER_FOLDER
     model = portable(trained) if settings.layout == "portable" else trained
     if settings.format == "gguf":
         refuse_gguf(model.config.to_dict())
     folder = export_hugging_face(
         model,
-        exported_tokenizer(config),
+        tokenizer,
         run.export,
         context_length=config.context_length,
         dtype=getattr(torch, settings.dtype),
         max_shard_size=settings.max_shard_size,
+        stop_ids=how.stop_ids if how else (),
     )
     del model, trained  # the certificate loads the folder anew
     certificate = certify(folder)
@@ -68,7 +75,7 @@ def export_run(config: DictConfig, run: RunFolder) -> Path:
     return folder
 
 
-def _trained(config: DictConfig, run: RunFolder) -> PreTrainedModel | None:
+def _trained(config: DictConfig, run: RunFolder, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
     """The whole model to export; its adapter is written on the way where `export.adapter_as` wants that.
 
     Returns:
@@ -83,14 +90,14 @@ def _trained(config: DictConfig, run: RunFolder) -> PreTrainedModel | None:
         if record_of(trained) is None:
             return trained
         if alone:
-            export_trained_adapter(trained, build_tokenizer(config), folder, **options)
+            export_trained_adapter(trained, tokenizer, folder, **options)
         if settings.adapter_as == "adapter":
             return None
         merge_adapter(trained)
         return trained
     adapted = wrapped(trained_model(config, run.checkpoint), Path(settings.adapter).expanduser(), trained_on=run.export)
     if alone:
-        export_adapter(adapted, build_tokenizer(config), folder, **options)
+        export_adapter(adapted, tokenizer, folder, **options)
     return None if settings.adapter_as == "adapter" else merged(adapted)
 
 
@@ -100,7 +107,41 @@ def portable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def write_card(config: DictConfig, run: RunFolder) -> None:
-    """The model card of a run's export, with the scores that the run has by now."""
+    """The model cards of a run's exports, with the scores that the run has by now: of the model, and of its adapter."""
+    shared = (*chat_sections(config), *token_sections(config))
+    if run.export.is_dir():
+        sections = (*_sections(run, context_length=config.context_length), *shared)
+        facts = {"adapter": _adapter_in_words(config)} if has_adapter(config) else {}
+        _write_card(config, run, run.export, sections=sections, facts=facts)
+    alone = run.path / ADAPTER_FOLDER
+    if alone.is_dir():
+        settings = read_json(alone / "adapter_config.json")
+        sections = (adapter_section(settings, read_json(alone / "config.json")), *shared)
+        _write_card(config, run, alone, sections=sections, library="peft", base=settings["base_model_name_or_path"])
+
+
+def has_adapter(config: DictConfig) -> bool:
+    """Whether an adapter belongs to what a run exports, its own or one that was trained on it."""
+    return config.export.adapter is not None or build_adapter(config) is not None
+
+
+def _adapter_in_words(config: DictConfig) -> str:
+    if config.export.adapter is not None:
+        return f"{config.export.adapter}, merged into the weights"
+    kind = config.peft._target_.rpartition(".")[2]
+    return f"{kind} of rank {config.peft.r} and alpha {config.peft.alpha:g}, merged into the weights"
+
+
+def _write_card(
+    config: DictConfig,
+    run: RunFolder,
+    folder: Path,
+    *,
+    sections: tuple[str, ...],
+    facts: Mapping[str, Any] | None = None,
+    library: str = "transformers",
+    base: str | None = None,
+) -> None:
     scores = run.path / "scores.json"
     info = run.info()
     about = OmegaConf.to_container(config.about)
@@ -114,12 +155,15 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
             "trained in": f"{info.get('seconds', 0) / 60:.1f} minutes on {info.get('hardware', 'unknown')}",
             "tokens": run.tokens,
             "context length": config.context_length,
+            **(facts or {}),
             "versions": ", ".join(f"{name} {number}" for name, number in info["versions"].items()),
             "commit": info["commit"],
         },
-        sections=(*_sections(run, context_length=config.context_length), *token_sections(config)),
+        sections=sections,
+        library=library,
+        base=base,
     )
-    (run.export / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _sections(run: RunFolder, *, context_length: int) -> tuple[str, ...]:

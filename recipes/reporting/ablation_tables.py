@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.reporting.tables import NOT_MEASURED, VariantScores, format_perplexity, needles_to_json, write_whole
+from recipes.reporting.tables import (
+    NOT_MEASURED,
+    VariantScores,
+    format_perplexity,
+    format_share,
+    needles_to_json,
+    write_whole,
+)
 
 MOST_LENGTHS = 5
 """Columns of one measure that a table holds before it leaves lengths out."""
@@ -28,6 +35,7 @@ class CellScores:
         steps: Optimizer steps.
         tokens: Tokens trained on.
         seconds: Time of training.
+        val_loss: Of the run's own validation, after training; None where there is none.
         folder: Its run folder.
         failure: Why it is not there, in one sentence.
     """
@@ -39,6 +47,7 @@ class CellScores:
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    val_loss: float | None = None
     folder: str | None = None
     failure: str | None = None
 
@@ -46,7 +55,7 @@ class CellScores:
 def ablation_table(cells: Sequence[CellScores], *, title: str, words: Sequence[str] = ()) -> str:
     """All cells before and after training, under a sentence that says whether they may be compared.
 
-        | cell | model | steps | tokens | minutes | ppl 512 | … | needle 512 | … |
+        | cell | model | steps | tokens | minutes | val loss | ppl 512 | … | needle 512 | … | answers 512 | … |
 
     The base model stands first, once for each way that it was measured; then every cell before training, then every
     cell after it. Where more lengths were measured than fit, those stay that at least double.
@@ -54,9 +63,12 @@ def ablation_table(cells: Sequence[CellScores], *, title: str, words: Sequence[s
     rows = [row for group in _groups(cells) for row in group]
     scores = [variant for _, variant in rows if variant is not None]
     lengths = thinned(sorted({length for variant in scores for length in (*variant.perplexity, *_recall(variant))}))
-    header = ["cell", "model", "steps", "tokens", "minutes"]
+    asked = thinned(sorted({length for variant in scores for length in variant.answers}))
+    with_loss = any(cell.val_loss is not None for cell in cells)
+    header = ["cell", "model", "steps", "tokens", "minutes", *(["val loss"] if with_loss else [])]
     header += [*(f"ppl {length}" for length in lengths), *(f"needle {length}" for length in lengths)]
-    body = [_row(cell, variant, lengths) for cell, variant in rows]
+    header += [f"answers {length}" for length in asked]
+    body = [_row(cell, variant, lengths, asked, with_loss=with_loss) for cell, variant in rows]
     given = [f"Every cell with {', '.join(f'`{word}`' for word in words)}.", ""] if words else []
     parts = [f"# {title}", "", *given, equality_sentence(cells), "", markdown(header, body, names=2).rstrip()]
     parts += ["", "Perplexity (ppl) of the same tail tokens, and needle recall, by context length."] if scores else []
@@ -94,8 +106,8 @@ def thinned(lengths: Sequence[int]) -> list[int]:
 def write_ablation(cells: Sequence[CellScores], folder: Path, *, facts: Mapping[str, Any]) -> None:
     """Write `scores.csv`, one measurement a line, and `ablation.json`, everything; each whole or not at all.
 
-    The CSV's columns are cell, one for each axis, model, steps, tokens, seconds, metric (`perplexity`, `needle`),
-    length and value; steps, tokens and seconds are 0 for models that were not trained.
+    The CSV's columns are cell, one for each axis, model, steps, tokens, seconds, metric (`perplexity`, `needle`,
+    `answers`), length and value; steps, tokens and seconds are 0 for models that were not trained.
     """
     records = [
         {
@@ -107,11 +119,13 @@ def write_ablation(cells: Sequence[CellScores], folder: Path, *, facts: Mapping[
             "steps": cell.steps,
             "tokens": cell.tokens,
             "seconds": cell.seconds,
+            "val_loss": cell.val_loss,
             "models": [
                 {
                     "name": variant.name,
                     "perplexity": {str(length): value for length, value in variant.perplexity.items()},
                     "needles": needles_to_json(variant.needles) if variant.needles else None,
+                    "answers": {str(length): value for length, value in variant.answers.items()},
                 }
                 for variant in cell.variants
             ],
@@ -133,7 +147,7 @@ def write_ablation(cells: Sequence[CellScores], folder: Path, *, facts: Mapping[
             if not trained and variant is cell.variants[0]:  # the base, which stands at no place of the grid
                 start = ["", *("" for _ in axes), variant.name]
             start += [cell.steps, cell.tokens, cell.seconds] if trained else [0, 0, 0]
-            measures = {"perplexity": variant.perplexity, "needle": _recall(variant)}
+            measures = {"perplexity": variant.perplexity, "needle": _recall(variant), "answers": variant.answers}
             for metric, values in measures.items():
                 writer.writerows([*start, metric, length, value] for length, value in sorted(values.items()))
     write_whole(folder / "scores.csv", table.getvalue())
@@ -177,18 +191,23 @@ def _groups(cells: Sequence[CellScores]) -> tuple[Rows, Rows, Rows]:
     return bases, untrained, trained
 
 
-def _row(cell: CellScores, variant: VariantScores | None, lengths: Sequence[int]) -> list[str]:
+def _row(
+    cell: CellScores, variant: VariantScores | None, lengths: Sequence[int], asked: Sequence[int], *, with_loss: bool
+) -> list[str]:
     if variant is None:
-        return [cell.name, "failed", *([NOT_MEASURED] * (3 + 2 * len(lengths)))]
+        return [cell.name, "failed", *([NOT_MEASURED] * (3 + with_loss + 2 * len(lengths) + len(asked)))]
     recall = _recall(variant)
     numbers = [
         *(format_perplexity(variant.perplexity.get(length)) for length in lengths),
-        *(f"{recall[length]:.2f}" if length in recall else NOT_MEASURED for length in lengths),
+        *(format_share(recall.get(length)) for length in lengths),
+        *(format_share(variant.answers.get(length)) for length in asked),
     ]
     if variant is cell.variants[-1]:
-        return [cell.name, variant.name, f"{cell.steps:,}", f"{cell.tokens:,}", f"{cell.seconds / 60:.1f}", *numbers]
+        loss = NOT_MEASURED if cell.val_loss is None else f"{cell.val_loss:.4f}"
+        trained = [f"{cell.steps:,}", f"{cell.tokens:,}", f"{cell.seconds / 60:.1f}", *([loss] if with_loss else [])]
+        return [cell.name, variant.name, *trained, *numbers]
     name = NOT_MEASURED if variant is cell.variants[0] else cell.name
-    return [name, variant.name, "0", "0", NOT_MEASURED, *numbers]
+    return [name, variant.name, "0", "0", NOT_MEASURED, *([NOT_MEASURED] if with_loss else []), *numbers]
 
 
 def _recall(variant: VariantScores) -> dict[int, float]:

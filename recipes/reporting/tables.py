@@ -25,15 +25,17 @@ class VariantScores:
         name: What stands in the table.
         perplexity: Context length in tokens -> perplexity; empty if not measured.
         needles: Needle recall; None if not measured.
+        answers: Context length in tokens -> share of right answers over all tasks; empty if nothing was asked.
     """
 
     name: str
     perplexity: dict[int, float] = field(default_factory=dict)
     needles: NeedleResult | None = None
+    answers: dict[int, float] = field(default_factory=dict)
 
 
 def comparison_table(variants: Sequence[VariantScores]) -> str:
-    """Variants as rows; perplexity, then needle recall (mean over depths), at each context length as columns.
+    """Variants as rows; perplexity, needle recall (mean over depths) and right answers, by context length, as columns.
 
         | model | ppl 512 | ppl 1024 | needle 512 | needle 1024 |
         |:------|--------:|---------:|-----------:|------------:|
@@ -43,12 +45,15 @@ def comparison_table(variants: Sequence[VariantScores]) -> str:
     recalls = [variant.needles.mean_recall() if variant.needles else {} for variant in variants]
     perplexity_lengths = sorted({length for variant in variants for length in variant.perplexity})
     needle_lengths = sorted({length for recall in recalls for length in recall})
+    answer_lengths = sorted({length for variant in variants for length in variant.answers})
     header = ["model", *(f"ppl {length}" for length in perplexity_lengths), *(f"needle {n}" for n in needle_lengths)]
+    header += [f"answers {length}" for length in answer_lengths]
     rows = [
         [
             variant.name.replace("|", r"\|"),
             *(format_perplexity(variant.perplexity.get(length)) for length in perplexity_lengths),
-            *(f"{recall[length]:.2f}" if length in recall else NOT_MEASURED for length in needle_lengths),
+            *(format_share(recall.get(length)) for length in needle_lengths),
+            *(format_share(variant.answers.get(length)) for length in answer_lengths),
         ]
         for variant, recall in zip(variants, recalls, strict=True)
     ]
@@ -67,6 +72,11 @@ def join_cells(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(padded) + " |"
 
 
+def format_share(value: float | None) -> str:
+    """Two decimals, or the dash of what was not measured."""
+    return NOT_MEASURED if value is None else f"{value:.2f}"
+
+
 def format_perplexity(value: float | None) -> str:
     """Three or four digits, whatever the size: 8.213, 21.30, 1034, 2.1e+07."""
     if value is None:
@@ -81,14 +91,15 @@ def write_scores(
 ) -> None:
     """Write the scores twice: JSON, which `read_scores` reads, and CSV with one measurement a line.
 
-    The CSV's columns are variant, metric (`perplexity`, `recall`, `answer_nll`), length, depth (empty for perplexity)
-    and value. Each file appears whole or not at all.
+    The CSV's columns are variant, metric (`perplexity`, `answers`, `recall`, `answer_nll`), length, depth (empty for
+    the first two) and value. Each file appears whole or not at all.
     """
     records = [
         {
             "name": variant.name,
             "perplexity": {str(length): value for length, value in variant.perplexity.items()},
             "needles": needles_to_json(variant.needles) if variant.needles else None,
+            "answers": {str(length): value for length, value in variant.answers.items()},
         }
         for variant in variants
     ]
@@ -98,6 +109,7 @@ def write_scores(
     writer.writerow(["variant", "metric", "length", "depth", "value"])
     for variant in variants:
         writer.writerows([variant.name, "perplexity", n, "", value] for n, value in sorted(variant.perplexity.items()))
+        writer.writerows([variant.name, "answers", n, "", value] for n, value in sorted(variant.answers.items()))
         if needles := variant.needles:
             for row, column in np.ndindex(needles.recall.shape):
                 cell = (needles.lengths[row], needles.depths[column])
@@ -114,6 +126,7 @@ def read_scores(json_path: str | os.PathLike[str]) -> list[VariantScores]:
             name=record["name"],
             perplexity={int(length): value for length, value in record["perplexity"].items()},
             needles=needles_from_json(record["needles"]) if record["needles"] else None,
+            answers={int(length): value for length, value in record.get("answers", {}).items()},
         )
         for record in records
     ]

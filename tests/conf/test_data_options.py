@@ -32,6 +32,8 @@ FEW_SENTINELS = (
 )
 """The demo's vocabulary has 13 rows that no text reaches."""
 
+TOKENS_PER_STEP = 2048
+
 CASES = [
     *((f"packing={option}",) for option in PACKINGS),
     ("packing=best_fit", "packing.document_mask=true", "packing.reset_positions=true", "corpus.mix_at=document"),
@@ -68,8 +70,8 @@ def test_one_word_changes_the_data_of_demo_extend(words: tuple[str, ...], tmp_pa
         # The whole training text takes six seconds to tokenise.
         "corpus.sources.classics.path=${bundled:classics/heldout.jsonl.zst}",
         "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
-        "data.tokens_per_step=4096",
-        "data.micro_batch_size=2",
+        f"data.tokens_per_step={TOKENS_PER_STEP}",
+        "data.micro_batch_size=1",
         "trainer.progress_bar=false",
         "trainer.accelerator=cpu",
         f"output_dir={tmp_path}",
@@ -80,5 +82,5 @@ def test_one_word_changes_the_data_of_demo_extend(words: tuple[str, ...], tmp_pa
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["steps"] == 2
     found = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     max_seqlen = compose(words).config.packing.max_seqlen
-    assert found["rows"] == 2 * 4096 // max_seqlen
+    assert found["rows"] == 2 * TOKENS_PER_STEP // max_seqlen
     assert sum(source["tokens"] for source in found["sources"]) == found["tokens"]

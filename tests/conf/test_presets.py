@@ -33,7 +33,7 @@ MECHANISM = (
     "packing.document_mask",
     "packing.reset_positions",
     "extension_factor",
-    "memory.gradient_checkpointing",
+    "memory.activations.recompute",
     "trainer.gradient_clip_norm",
     "precision",
     "seed",

@@ -9,43 +9,69 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from tests.processes import PATIENCE_SECONDS, started
+from tests.processes import finished
 from tests.resume.recipe_runs import tiny_words
 
-STOP_AT, MAX_STEPS = 7, 12
+STOP_AT, MAX_STEPS = 4, 8
+"""Validation follows steps 3 and 6, checkpoints step 5 and the two."""
+ACTIVATIONS = {"recompute": "keep_attention", "offload_to_host": True, "keep_on_device": 1, "mlp_tile_size": 10}
 
 
 class TwoRanks(NamedTuple):
+    """What the two ranks of `worker` return, by the name of the job.
+
+    The jobs are `<strategy>`, that with `_muon`, `_stopped`, `_adapter`, `_gate` and so on, and `rope_by_step`.
+    """
+
     folder: Path
     results: dict[str, dict[str, Any]]
+    results_of_second: dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
-    """What the ranks of `worker` return: `<strategy>`, `<strategy>_muon` and `<strategy>_stopped`."""
     folder = tmp_path_factory.mktemp("two_ranks")
     jobs: dict[str, dict[str, Any]] = {}
     for strategy, optimizer in (("ddp", "adamw"), ("fsdp", "muon")):
         steps = {"kind": "steps", "ranks": 2, "strategy": strategy, "micro_batches": [1, 1]}
         jobs[strategy] = {**steps, "steps": 2}
         jobs[f"{strategy}_muon"] = {**steps, "steps": 4, "optimizer": "muon"}
+        jobs[f"{strategy}_memory"] = {**steps, "steps": 2, "optimizer": "adamw_bf16", "activations": ACTIVATIONS}
+        jobs[f"{strategy}_adapter"] = {**steps, "steps": 2, "adapter": ADAPTER}
+        jobs[f"{strategy}_adapter_bf16"] = {**jobs[f"{strategy}_adapter"], "bf16": True}
         words = [
             *(word for word in tiny_words(folder, devices=2, progress_bar=False) if _key(word) not in CHANGED),
             f"strategy={strategy}",
             f"optimizer={optimizer}",
             f"data.max_steps={MAX_STEPS}",
-            "trainer.validate_every_n_steps=5",
+            "trainer.validate_every_n_steps=3",
+            "trainer.checkpoint_every_n_steps=5",
         ]
         jobs[f"{strategy}_stopped"] = {"kind": "stopped", "words": words, "stop_at": STOP_AT}
+        with_adapter = [*(word for word in words if _key(word) != "optimizer"), "optimizer=adamw", "peft=lora_plus"]
+        jobs[f"{strategy}_adapter_stopped"] = {"kind": "stopped", "words": with_adapter, "stop_at": STOP_AT}
+    for strategy in ("ddp", "fsdp"):
+        jobs[f"{strategy}_gate"] = {"kind": "gate", "strategy": strategy}
+    jobs["rope_by_step"] = {"kind": "rope_by_step"}
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    with started("tests.distributed.worker", str(folder)) as process:
-        _, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, err
-    return TwoRanks(folder, {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in jobs})
+    done = finished("tests.distributed.worker", str(folder))
+    assert done.returncode == 0, done.stderr
+    first, second = ({name: _read(folder / f"{name}.{rank}.pt") for name in jobs} for rank in range(2))
+    return TwoRanks(folder, first, second)
 
 
-CHANGED = {"optimizer", "data.max_steps", "trainer.validate_every_n_steps"}
+ADAPTER = {"r": 2, "target_modules": ["q_proj", "up_proj"]}
+CHANGED = {
+    "optimizer",
+    "data.max_steps",
+    "trainer.validate_every_n_steps",
+    "trainer.checkpoint_every_n_steps",
+}
 
 
 def _key(word: str) -> str:
     return word.split("=")[0]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)

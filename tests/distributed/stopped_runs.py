@@ -48,7 +48,6 @@ def stopped_and_resumed(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "straight": weights(straight),
         "resumed": weights(resumed),
         "stopped_at": step_of(checkpoint),
-        "first": straight.trainer.is_global_zero,
     }
 
 
@@ -58,7 +57,7 @@ def fit(
     torch.seed()  # a resumed process knows nothing of the random state that the stopped one left
     config = compose(words).config
     data = build_data(config)
-    module, trainer = build_module(config, data), build_trainer(config, folder)
+    module, trainer = build_module(config, data), build_trainer(config, folder, max_steps=config.data.max_steps)
     if stop_at is not None:
         trainer.callbacks.insert(0, SigtermToLastRank(stop_at))  # type: ignore[attr-defined]
     try:

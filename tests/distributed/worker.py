@@ -1,7 +1,8 @@
 """A few optimizer steps in the real Trainer, written to files: `python -m tests.distributed.worker <folder>`.
 
 With several devices Lightning starts this module again for each further rank. Starting costs far more than the steps,
-so one start does all jobs of the folder's `jobs.json`: those of `run` here, and those of `stopped_runs`.
+so one start does all jobs of the folder's `jobs.json`, those of `run` here and those of the modules beside it; what
+each rank returns lies in `<job>.<rank>.pt`.
 """
 
 import json  # no `annotations` from the future here: DDP looks at the types of its hook
@@ -21,10 +22,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.step_batches import collate
 from lightning_modules.base import CausalLMModule
+from lightning_modules.memory.activation_memory import ActivationMemory
+from lightning_modules.optim.adamw_bf16 import adamw_bf16
 from lightning_modules.optim.muon import muon
+from lightning_modules.peft.long_lora import LongLora
+from tests.distributed.gated_runs import gated
+from tests.distributed.rope_by_step import rope_by_step
 from tests.distributed.stopped_runs import stopped_and_resumed
 from tests.lightning_modules.tiny_training import (
     RecordedGradients,
+    TinySource,
     make_module,
     make_trainer,
     sgd,
@@ -33,7 +40,11 @@ from tests.lightning_modules.tiny_training import (
     whole,
 )
 
-OPTIMIZERS = {"sgd": sgd, "muon": partial(muon, lr=1e-2, weight_decay=0.1)}
+OPTIMIZERS = {
+    "sgd": sgd,
+    "muon": partial(muon, lr=1e-2, weight_decay=0.1),
+    "adamw_bf16": partial(adamw_bf16, lr=1e-2, weight_decay=0.1),
+}
 
 
 class CountedReductions(pl.Callback):
@@ -69,8 +80,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         strategy = DDPStrategy(process_group_backend="gloo")
     elif strategy_name == "fsdp":
         strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend="gloo")
-    trainer = make_trainer(devices=ranks, strategy=strategy, callbacks=[recorded, reductions])
-    module: CausalLMModule = make_module(max_steps=job["steps"], optimizer=OPTIMIZERS[job.get("optimizer", "sgd")])
+    half = job.get("bf16", False)  # base weights and computing
+    precision = "bf16-mixed" if half and strategy_name != "fsdp" else "32-true"
+    trainer = make_trainer(devices=ranks, strategy=strategy, callbacks=[recorded, reductions], precision=precision)
+    module: CausalLMModule = make_module(
+        max_steps=job["steps"],
+        optimizer=OPTIMIZERS[job.get("optimizer", "sgd")],
+        activation_memory=ActivationMemory(**job.get("activations", {})),
+        adapter=LongLora(**job["adapter"]) if "adapter" in job else None,
+        **({"source": TinySource(dtype=torch.bfloat16), "compute_dtype": torch.bfloat16} if half else {}),
+    )
     rows = uneven_rows()[trainer.global_rank :: ranks]
     sizes = job["micro_batches"]
     assert sum(sizes) == len(rows)
@@ -81,19 +100,27 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "gradients": recorded.steps,
         "weights": {name: whole(p.detach()) for name, p in module.causal_lm.named_parameters()},
         "reductions": reductions.count,
-        "first": trainer.is_global_zero,
     }
+
+
+def done(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    match job["kind"]:
+        case "stopped":
+            return stopped_and_resumed(job, folder)
+        case "gate":
+            return gated(job)
+        case "rope_by_step":
+            return rope_by_step()
+    return run(job)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     for name, job in json.loads((folder / "jobs.json").read_text(encoding="utf-8")).items():
-        result = stopped_and_resumed(job, folder / name) if job["kind"] == "stopped" else run(job)
-        if result["first"]:
-            torch.save(result, folder / f"{name}.pt")
-    if torch.distributed.is_initialized():  # left open, gloo's threads now and then abort the process on its way out
-        torch.distributed.destroy_process_group()
+        result = done(job, folder / name)
+        torch.save(result, folder / f"{name}.{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()  # left open, gloo's threads now and then abort the process as it ends
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from tests import processes
 
 RANK_VARIABLE = "LONG_CONTEXT_RECIPES_RUN"  # of recipes.run_folder, whose import takes seconds
 WORDS = ("the", "sea", "was", "grey", "and", "a", "ship", "came", "slowly", "over", "it", "while", "men", "sang", "of")
@@ -91,3 +94,14 @@ def tiny(model_folder: Path, texts: Path, tmp_path: Path) -> list[str]:
         f"output_dir={tmp_path}/outputs",
         f"cache_dir={tmp_path}/cache",
     ]
+
+
+@pytest.fixture
+def reopened_by_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that opens an export again is a fork, without the seconds in which one imports transformers.
+
+    `verifying/test_verify.py` starts one of its own, and `test_verbs.py` one that knows nothing of this repository.
+    """
+    import recipes.verifying.loaded as loaded
+
+    monkeypatch.setattr(loaded, "subprocess", SimpleNamespace(run=processes.run))

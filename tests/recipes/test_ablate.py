@@ -22,6 +22,8 @@ from recipes.run import run as run_all
 from recipes.run_folder import RunFolder, close_run, finished_run, open_run
 from tests.recipes.words import replaced
 
+pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+
 GRID = """
 recipe: demo/extend
 axes:

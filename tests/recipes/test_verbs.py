@@ -23,6 +23,8 @@ from recipes.run import run as run_all
 from recipes.train import train
 from tests.recipes.words import replaced
 
+pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+
 RELOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file

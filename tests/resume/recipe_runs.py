@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -66,14 +65,14 @@ def tiny_words(folder: Path, *, dropout: float = 0.2, **trainer: object) -> list
     ]
 
 
-def started(words: list[str], output_dir: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+def started(words: list[str], output_dir: Path, *, fresh: bool = False) -> AbstractContextManager[processes.Process]:
     """Training started in a process group of its own, of which nothing is left at the end."""
-    return processes.started("recipes.train", *words, f"output_dir={output_dir}")
+    return processes.started("recipes.train", *words, f"output_dir={output_dir}", fresh=fresh)
 
 
-def train(words: list[str], output_dir: Path) -> Path:
+def train(words: list[str], output_dir: Path, *, fresh: bool = False) -> Path:
     """Train to the end; returns the run's folder, with what was printed beside it in `stdout` and `stderr`."""
-    with started(words, output_dir) as process:
+    with started(words, output_dir, fresh=fresh) as process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, out + err
     run = latest(output_dir)
@@ -110,7 +109,7 @@ def run_folders(output_dir: Path) -> list[Path]:
     return sorted(path.parent for path in (output_dir / RECIPE).glob("2*/run.json"))
 
 
-def wait_for_step(process: subprocess.Popen[str], output_dir: Path, step: int) -> None:
+def wait_for_step(process: processes.Process, output_dir: Path, step: int) -> None:
     """Until a checkpoint of at least this step is complete."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:

@@ -62,6 +62,9 @@ def test_every_answer_can_be_read_off_the_text(held_out: bool, facts: str, wordi
         answers = [answer for _, answer in turns(document)]
         assert solve(document) == answers == [exchange.answer for exchange in exercise.exchanges]
         asked[exercise.task] += len(answers)
+        if exercise.task == "key_values":
+            values = {value for _, value in STATED.findall(exercise.text)}
+            assert {exchange.num_choices for exchange in exercise.exchanges} == {len(values)}
     assert set(asked) == set(TASKS)
     assert min(asked.values()) >= 8
     assert asked["key_values"] > asked["table_retrieval"], "several questions are asked about one text"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batch import IGNORE_INDEX
 from lightning_modules.losses.chunked_cross_entropy import chunked_linear_cross_entropy
@@ -197,3 +199,53 @@ print(-peak(1024) + peak(16384))
 def test_peak_memory_is_flat_in_the_number_of_tokens():
     run = subprocess.run([sys.executable, "-c", PEAK_MEMORY], check=True, capture_output=True, text=True)
     assert int(run.stdout) < 32 * 2**20  # the logits of 16384 positions are 512 MiB
+
+
+class Products(TorchDispatchMode):
+    """Adds up the operations of matrix products; torch's own counter leaves those in place out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            left, right = args[-2:]
+            self.operations += 2 * left.numel() * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("trained_head", "products"), [(True, 3), (False, 2)])
+@pytest.mark.parametrize("num_labels", [0, 128, 1024])
+def test_products_with_the_head_follow_the_labels(num_labels: int, trained_head: bool, products: int):
+    """Logits, the gradient of `hidden` and, of a head that is trained, its own: 2 * labels * H * V operations each."""
+    N, H, V = 1024, 16, 64
+    hidden, weight = torch.randn(N, H, requires_grad=True), torch.randn(V, H, requires_grad=trained_head)
+    targets = torch.full((N,), IGNORE_INDEX)
+    targets[torch.randperm(N, generator=torch.Generator().manual_seed(0))[:num_labels]] = 3
+    with Products() as counted:
+        chunked_linear_cross_entropy(hidden, weight, targets, chunk_size=256).loss_sum.backward()
+    assert counted.operations == products * 2 * num_labels * H * V
+
+
+@pytest.mark.parametrize("trained_head", [True, False])
+def test_a_frozen_head_has_no_gradient_held_or_made(trained_head: bool):
+    """At V=512 the head's gradient would be the largest tensor by far; a chunk has a quarter of it."""
+    hidden, weight = torch.randn(64, 32, requires_grad=True), torch.randn(512, 32, requires_grad=trained_head)
+    with LargestTensor() as largest:
+        loss = chunked_linear_cross_entropy(hidden, weight, torch.arange(64), chunk_size=8).loss_sum
+        held = [grad for grad in loss.grad_fn.grads if grad is not None]  # type: ignore[union-attr]
+        loss.backward()
+    assert [grad.shape for grad in held] == [hidden.shape] + [weight.shape] * trained_head
+    assert (weight.grad is not None) == trained_head
+    assert largest.numel == (512 * 32 if trained_head else 8 * 512)
+
+
+def test_logits_exist_for_labels_alone():
+    """Fewer labels than a chunk has positions, and logits of no more than these."""
+    hidden, weight = torch.randn(4096, 4, requires_grad=True), torch.randn(1024, 4)
+    targets = torch.full((4096,), IGNORE_INDEX)
+    targets[::64] = 5
+    with LargestTensor() as largest:
+        chunked_linear_cross_entropy(hidden, weight, targets, chunk_size=64).loss_sum.backward()
+    assert largest.numel == 64 * 1024

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -84,3 +85,16 @@ def test_csv_has_one_measurement_a_line_and_json_everything(tmp_path):
         ("theta=3", {"theta": 3.0}, "loss of step 4 is not finite"),
     ]
     assert record["cells"][1]["models"][2]["needles"]["recall"] == [[1.0, 0.5]]
+
+
+def test_loss_and_answers_stand_where_they_were_measured() -> None:
+    before, after = VariantScores("base as it is", {512: 40.0}), VariantScores("after training", {512: 30.0})
+    one = CellScores("a", {}, variants=(before, replace(after, answers={512: 1.0, 1024: 0.25})), val_loss=1.23456)
+    other = CellScores("b", {}, variants=(before, after), failure=None)
+    table = rows(ablation_table([one, other], title="mine"))
+    assert table[0][5:] == ["val loss", "ppl 512", "needle 512", "answers 512", "answers 1024"]
+    assert [row[5:] for row in table[1:]] == [
+        ["-", "40.00", "-", "-", "-"],
+        ["1.2346", "30.00", "-", "1.00", "0.25"],
+        ["-", "30.00", "-", "-", "-"],
+    ]

@@ -13,6 +13,8 @@ from recipes.train import train
 from recipes.verify import verify
 from tests.lightning_modules.callbacks.test_start_gate import plain_causal_attention
 
+pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+
 
 def test_a_leaking_mask_is_one_sentence_and_status_2_and_nothing_is_trained(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

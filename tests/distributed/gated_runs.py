@@ -1,11 +1,7 @@
-"""Fits behind the start gate on two ranks: `python -m tests.distributed.gate_worker <job as JSON>`.
+"""Fits behind the start gate on two ranks, and one that the gate refuses."""
 
-With several devices Lightning starts this module again for each further rank.
-"""
+from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -48,21 +44,13 @@ def fit(strategy_name: str, *callbacks: pl.Callback) -> dict[str, torch.Tensor]:
     return {name: whole(parameter.detach()).clone() for name, parameter in module.causal_lm.named_parameters()}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    job = json.loads(sys.argv[1])
+def gated(job: dict[str, Any]) -> dict[str, Any]:
+    """The weights without and with the gate, and what each rank says where one of them forgets documents."""
     AttentionInterface.register("leaky", plain_causal_attention)
-    result: dict[str, Any] = {}
-    for strategy in ("ddp", "fsdp"):
-        result[f"{strategy} without"] = fit(strategy)
-        result[f"{strategy} with"] = fit(strategy, StartGate(document_mask=True))
-        try:
-            fit(strategy, FaultOfRankOne(), StartGate(document_mask=True))
-        except TrainingRefused as refusal:
-            result[f"{strategy} refusal"] = str(refusal)
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else job.get("rank", 0)
-    torch.save(result, Path(job["folder"]) / f"{rank}.pt")
-
-
-if __name__ == "__main__":
-    main()
+    strategy = job["strategy"]
+    found: dict[str, Any] = {"without": fit(strategy), "with": fit(strategy, StartGate(document_mask=True))}
+    try:
+        fit(strategy, FaultOfRankOne(), StartGate(document_mask=True))
+    except TrainingRefused as refusal:
+        found["refusal"] = str(refusal)
+    return found

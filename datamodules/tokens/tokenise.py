@@ -98,10 +98,14 @@ def prepare_store(
             units = [Unit(index, shard) for index, shard in enumerate(shards_of(corpus))]
             filters, strict = ready_filters(corpus), max_quarantined(corpus) == 0
             job = Job(parts, tokenizer, policy, filters, strict)
-            open_parts(parts, units)
-            with Progress(units, description=f"tokenise {name}", shown=progress) as bar:
-                (engine or LocalEngine()).run(job, units, progress=bar)
-            _finish(folder, corpus, job, units, content=content, name=name)
+            try:
+                open_parts(parts, units)
+                with Progress(units, description=f"tokenise {name}", shown=progress) as bar:
+                    (engine or LocalEngine()).run(job, units, progress=bar)
+                _finish(folder, corpus, job, units, content=content, name=name)
+            except OSError:  # where a file system has no locks, another process may have finished and cleared away
+                if not folder.is_dir():
+                    raise
         shutil.rmtree(parts, ignore_errors=True)
     return _opened(folder, corpus)
 

@@ -31,7 +31,6 @@ from lightning_modules.peft.record import record_of, refuse_other
 from lightning_modules.strategies.gradient_sync import synchronise_gradients
 from lightning_modules.strategies.sharding import shard
 
-
 MOST_EMPTY_STEPS = 3
 """Optimizer steps in a row without one label, after which training stops."""
 
@@ -272,8 +271,8 @@ class CausalLMModule(pl.LightningModule):
         self._empty_steps += 1
         if self._empty_steps == MOST_EMPTY_STEPS:
             raise ValueError(
-                f"optimizer step {step + 1} has no target token, as the {MOST_EMPTY_STEPS - 1} before it; every label is"
-                " masked: look at the data with python -m recipes.show data"
+                f"optimizer step {step + 1} has no target token, as the {MOST_EMPTY_STEPS - 1} before it; every label"
+                " is masked: look at the data with python -m recipes.show data"
             )
         if self.trainer.is_global_zero:
             logging.getLogger(__name__).warning(

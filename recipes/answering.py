@@ -33,8 +33,8 @@ from recipes.reporting.answers import (
 )
 from recipes.run_folder import RunFolder
 
-SMALLER = 0.97
-"""An exercise that comes out longer than it may be is made again, a little smaller than its tokens say it should be."""
+SMALLER, FULL, MAX_TRIES = 0.97, 0.9, 8
+"""An exercise is made again, a little smaller than its tokens say it should be, until it fits and is nearly full."""
 
 MAX_NEW_TOKENS = 64
 
@@ -50,7 +50,13 @@ class Asked(NamedTuple):
     answer: np.ndarray  # [A] int64, without the token that ends it
     exercise: Exercise
 
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and answer, with the token that ends it."""
+        return len(self.prompt) + len(self.answer) + 1
+
     def shown(self) -> Shown:
+        """As it is printed."""
         (exchange,) = self.exercise.exchanges
         return Shown(self.task, len(self.prompt), exchange.depth, exchange.question, exchange.answer)
 
@@ -122,17 +128,19 @@ class Questions:
         return generate(model, self.tokenizer, asked.prompt.tolist(), decoding=decoding).text.strip()
 
     def _fitting(self, task: str, length: int, sample: int) -> Asked:
-        """The question of a sample, in a text that fills the length as far as words allow and is not longer."""
-        words = length / self.corpus.tokens_per_word
-        while True:
+        """The question of a sample, in a text that is not longer than the length and seldom much shorter."""
+        words, best = length / self.corpus.tokens_per_word, None
+        for _ in range(MAX_TRIES):
             rng = np.random.default_rng((self.settings.seed, length, sample, *task.encode()))
             asked = self._in_tokens(self.corpus.of_words(task, words, rng), length)
-            size = len(asked.prompt) + len(asked.answer) + 1
-            if size <= length:
-                return asked
-            if words <= length / 16:
-                raise ValueError(f"evaluation.answers.lengths has {length}, which has no room for {task}; raise it")
-            words *= SMALLER * length / size
+            if asked.num_tokens <= length and (best is None or asked.num_tokens > best.num_tokens):
+                best = asked
+            if best is not None and best.num_tokens >= FULL * length:
+                break
+            words = min(words * SMALLER * length / asked.num_tokens, length)
+        if best is None:
+            raise ValueError(f"evaluation.answers.lengths has {length}, which has no room for {task}; raise it")
+        return best
 
     def _in_tokens(self, exercise: Exercise, length: int) -> Asked:
         (rendered,) = self._template.render([exercise.conversation])
@@ -172,10 +180,11 @@ def answer_report(config: DictConfig, run: RunFolder, questions: Questions) -> s
         questions.answers(trained_model(config, run.checkpoint), TRAINED),
     ]
     shown = [asked.shown() for asked in questions.shown]
-    write_answers(shown, [questions.guessed(), *variants], run.path / "answers.json")
+    measured = [questions.guessed(), *variants]
+    write_answers(shown, measured, run.path / "answers.json")
     run.figures.mkdir(exist_ok=True)
-    plot_answers(variants, trained_length=config.model.original_context_length, path=run.figures / "answers.png")
-    return f"{answers_table([questions.guessed(), *variants])}\n{answers_text(shown, variants)}"
+    plot_answers(measured, trained_length=config.model.original_context_length, path=run.figures / "answers.png")
+    return f"{answers_table(measured)}\n{answers_text(shown, variants)}"
 
 
 def _attention_facts(document_ids: torch.Tensor) -> dict[str, Any]:

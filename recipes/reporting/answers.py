@@ -114,11 +114,11 @@ def plot_answers(variants: Sequence[VariantAnswers], *, trained_length: int, pat
     """A panel a task: share of right answers over context length, a line a variant.
 
     Args:
-        variants: All over the same tasks.
+        variants: Dotted where they write nothing, as guessing.
         trained_length: Context length that the base model was trained for; a dashed line.
         path: Where the picture goes; the suffix is the format.
     """
-    tasks = list(variants[0].accuracy)
+    tasks = list(dict.fromkeys(task for variant in variants for task in variant.accuracy))
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = new_figure(1.2 + 3.0 * columns, 1.0 + 2.1 * rows)
@@ -128,11 +128,13 @@ def plot_answers(variants: Sequence[VariantAnswers], *, trained_length: int, pat
             axes.set_visible(False)
             continue
         task = tasks[place]
-        lengths = sorted(variants[0].accuracy[task])
+        lengths = sorted({length for variant in variants for length in variant.accuracy.get(task, ())})
         axes.set_xscale("log", base=2)
-        for variant, color in zip(variants, (LINES[0], *LINES[2:]), strict=False):
-            values = [variant.accuracy[task][length] for length in lengths]
-            axes.plot(lengths, values, "o-", color=color, label=variant.name, linewidth=2, markersize=5)
+        for variant, color in zip(variants, (INK, LINES[0], *LINES[2:]), strict=False):
+            found = variant.accuracy.get(task, {})
+            x = sorted(found)
+            style = "o-" if variant.answers else ":"
+            axes.plot(x, [found[n] for n in x], style, color=color, label=variant.name, linewidth=2, markersize=5)
         axes.axvline(trained_length, color=INK, linestyle="--", linewidth=1)
         axes.set_title(task, fontsize=10, color=INK)
         axes.set_xticks(lengths, [short_length(length) for length in lengths])

@@ -68,7 +68,7 @@ def test_questions_fill_their_length_and_are_never_longer(questions: tuple[Quest
     asked = questions[0].asked
     assert len(asked) == 2 * 3
     for one in asked:
-        assert 0.7 * one.length < len(one.prompt) + len(one.answer) + 1 <= one.length
+        assert 0.85 * one.length < len(one.prompt) + len(one.answer) + 1 <= one.length
         (exchange,) = one.exercise.exchanges
         assert is_held_out(exchange.fact)
     assert len({one.exercise.text for one in asked}) == 6

@@ -63,7 +63,8 @@ def test_the_picture_has_a_panel_for_each_task_with_a_line_for_each_model(tmp_pa
     drawn = []
     save = answers.save
     monkeypatch.setattr(answers, "save", lambda figure, path: (drawn.append(figure), save(figure, path))[1])
-    path = plot_answers(VARIANTS, trained_length=512, path=tmp_path / "answers.png")
+    guessing = VariantAnswers("guessing", {"key_values": {512: 0.25}})
+    path = plot_answers([guessing, *VARIANTS], trained_length=512, path=tmp_path / "answers.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     panels = drawn[0].axes
     assert [axes.get_title() for axes in panels] == ["key_values", "drills"]
@@ -72,5 +73,7 @@ def test_the_picture_has_a_panel_for_each_task_with_a_line_for_each_model(tmp_pa
         for variant in VARIANTS:
             x, y = lines[variant.name].get_data()
             assert dict(zip(x, y, strict=True)) == variant.accuracy[task]
+        assert lines["guessing"].get_linestyle() == ":"
+        assert list(lines["guessing"].get_ydata()) == ([0.25] if task == "key_values" else [])
         (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
         assert list(dashed.get_xdata()) == [512, 512]

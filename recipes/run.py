@@ -31,7 +31,9 @@ def run(config: DictConfig) -> None:
     print(f"needle heat-map        {folder}/figures/needle.png")
     print(f"numbers                {folder}/scores.json, scores.csv")
     print(f"data that was read     {folder}/ledger.md: share, epochs and lengths of each source")
-    print(f"exported model         {folder}/export")
+    for name, exported in (("model", "export"), ("adapter", "export-adapter")):
+        if (folder / exported).is_dir():
+            print(f"{f'exported {name}':<23}{folder}/{exported}")
     print(NEXT.format(recipe=config.recipe_name, folder=folder, python=interpreter()))
 
 

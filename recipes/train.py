@@ -21,6 +21,7 @@ def train(config: DictConfig) -> None:
             print(f"\n{answer_report(config, run, questions)}")
         print(f"trained: {run.path}")
         print(f"next:    python -m recipes.evaluate recipe={config.recipe_name} checkpoint={run.path}")
+        print("         with the other words of this command, if there are any")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_modules.peft.folder import save_adapter
+from lightning_modules.peft.folder import BASE, save_adapter
+from lightning_modules.peft.record import base_fingerprint
 from recipes.exporting.hugging_face import replaced_whole, save_tokenizer, write_both_dialects
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ def wrapped(model: PreTrainedModel, adapter: Path, *, trained_on: Path) -> PeftM
         trained_on: The export of `model`, which the adapter's settings name if it was trained on that.
 
     Raises:
-        ValueError: Neither do they, nor is there a config.json beside the adapter with the model's RoPE; or it does not
+        ValueError: It was trained on other weights, as a file beside it says; or neither do its settings name this
+            export, nor is there a config.json beside the adapter with the model's RoPE; or it does not
             fit the model.
     """
     from peft import PeftModel
 
     base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     if base is None or Path(base).expanduser().resolve() != trained_on.resolve():
+        _refuse_other_base(model, adapter)
         beside = adapter / "config.json"
         own = json.loads(model.config.to_json_string(use_diff=False)).get("rope_parameters")
         theirs = json.loads(beside.read_text(encoding="utf-8")).get("rope_parameters") if beside.is_file() else None
@@ -56,6 +59,18 @@ def wrapped(model: PreTrainedModel, adapter: Path, *, trained_on: Path) -> PeftM
     except (RuntimeError, ValueError) as error:  # sizes or names of other layers
         reason = str(error).splitlines()[0]
         raise ValueError(f"export.adapter={adapter} does not fit the model of this run ({reason})") from error
+
+
+def _refuse_other_base(model: PreTrainedModel, adapter: Path) -> None:
+    """Refuse an adapter of ours of another base model, as of the one that this run's own adapter started from too."""
+    if not (adapter / BASE).is_file():
+        return
+    base = json.loads((adapter / BASE).read_text(encoding="utf-8"))
+    if base["fingerprint"] != base_fingerprint(model):
+        raise ValueError(
+            f"export.adapter={adapter} was trained on the weights of {base['name']}, and this run's trained weights are"
+            " others; set export.adapter to one that was trained on this run's export, or to null"
+        )
 
 
 def merged(model: PeftModel) -> PreTrainedModel:

@@ -28,7 +28,7 @@ def model_card(
         facts: Lines of a list.
         sections: Further ones, each with its heading.
         library: That loads it: transformers, or peft for an adapter.
-        base: Of an adapter, the model that it belongs to.
+        base: Of an adapter, the hub name of the model that it belongs to; a folder of one's own means nothing there.
     """
     lines = [
         "---",

@@ -45,8 +45,9 @@ def asking(config: DictConfig, tokenizer: Any) -> Asking | None:
 
     template: Any = build(config.chat_template)
     name = config.chat_template.get("name") or "tokenizer"
-    stop_ids = TemplateForm(tokenizer, template, name=name).stop_ids
+    stop_ids: tuple[int, ...] = ()
     try:
+        stop_ids = TemplateForm(tokenizer, template, name=name).stop_ids
         return Asking(name, template.to_jinja(tokenizer), stop_ids)
     except ValueError as error:
         return Asking(name, None, stop_ids, str(error))

@@ -72,6 +72,7 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, context_length: int) -> None:
+    """Write the tokenizer, which from then on says how far the model reads."""
     tokenizer.model_max_length = context_length
     tokenizer.save_pretrained(folder)
 

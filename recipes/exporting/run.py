@@ -116,8 +116,10 @@ def write_card(config: DictConfig, run: RunFolder) -> None:
     alone = run.path / ADAPTER_FOLDER
     if alone.is_dir():
         settings = read_json(alone / "adapter_config.json")
+        name = settings["base_model_name_or_path"]
+        base = None if name is None or Path(name).expanduser().exists() else name
         sections = (adapter_section(settings, read_json(alone / "config.json")), *shared)
-        _write_card(config, run, alone, sections=sections, library="peft", base=settings["base_model_name_or_path"])
+        _write_card(config, run, alone, sections=sections, library="peft", base=base)
 
 
 def has_adapter(config: DictConfig) -> bool:
@@ -128,7 +130,7 @@ def has_adapter(config: DictConfig) -> bool:
 def _adapter_in_words(config: DictConfig) -> str:
     if config.export.adapter is not None:
         return f"{config.export.adapter}, merged into the weights"
-    kind = config.peft._target_.rpartition(".")[2]
+    kind = type(build_adapter(config)).__name__
     return f"{kind} of rank {config.peft.r} and alpha {config.peft.alpha:g}, merged into the weights"
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lightning_modules.checkpointing import newest_checkpoint
+from lightning_modules.loading import PretrainedModel
 from recipes.cli import run
 from recipes.compose import compose
-from recipes.evaluating import adapted_model
+from recipes.evaluating import Evaluation, adapted_model
 from recipes.export import export
+from recipes.run import run as whole
 from recipes.train import train
 from tests.lightning_modules.peft.adapted import digest
 
@@ -82,6 +84,10 @@ def test_run_goes_on_from_an_exported_adapter_on_the_same_rope_alone(
     assert run([*words, "export.adapter_as=adapter"], export) == 0
     folder = (tmp_path / "outputs/demo/extend/latest").resolve()
     assert not (folder / "export").exists()
+    capsys.readouterr()  # started from the same base model, and trained on it: not on what this run made of it
+    assert run([*words, f"export.adapter={folder}/export-adapter"], export) == 2
+    assert "was trained on the weights of" in capsys.readouterr().err
+    assert not (folder / "export").exists()
     goes_on = [*words, f"peft.from_adapter={folder}/export-adapter"]
     assert run(goes_on, train) == 0
     second = (tmp_path / "outputs/demo/extend/latest").resolve()
@@ -103,3 +109,26 @@ def test_adapter_of_a_run_without_one_is_refused(tiny: list[str], capsys: pytest
     assert "export.adapter_as=both, but this run trained no adapter; set export.adapter_as=merged" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.usefixtures("reopened_by_a_fork")
+def test_a_whole_run_measures_and_describes_an_adapter_that_goes_out_alone(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its scores are those of the merged export: of the run's RoPE, and not of the base model's."""
+    words = [*tiny, "peft=lora", "peft.r=4", "optimizer=adamw", "optimizer.lr=0.01", f"run_folder={tmp_path}/it"]
+    assert run([*words, "export.adapter_as=adapter"], whole) == 0
+    assert f"exported adapter       {tmp_path}/it/export-adapter" in capsys.readouterr().out
+    assert not (tmp_path / "it" / "export").exists()
+    card = (tmp_path / "it" / "export-adapter" / "README.md").read_text(encoding="utf-8")
+    assert "| after training" in card
+    assert "## A LoRA adapter" in card
+    assert "theta 320000" in card
+    alone = json.loads((tmp_path / "it" / "scores.json").read_text(encoding="utf-8"))
+    assert run(words, export) == 0
+    merged = Evaluation(compose(words).config, AutoTokenizer.from_pretrained(tmp_path / "it" / "export")).scores(
+        PretrainedModel(str(tmp_path / "it" / "export"), attention="lcr_per_document").load(), "merged"
+    )
+    (trained,) = (one for one in alone["variants"] if one["name"] == "after training")
+    expected = {int(length): value for length, value in trained["perplexity"].items()}
+    assert merged.perplexity == pytest.approx(expected, rel=1e-3)

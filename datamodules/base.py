@@ -68,7 +68,8 @@ class PackedDataModule(pl.LightningDataModule):
         mix_by: What the shares of `mixture` are of: `tokens`, or `samples`.
         loss_weighting: What the loss of a label counts for: `token`: each label the same; `sample`: each document the
             same; `sqrt`: a document as much as the root of its number of labels.
-        validation_sequences: Rows of validation, the same for every seed; fewer where its corpus has fewer.
+        validation_sequences: Rows of validation, the same for every seed, or samples of it where a step is so many
+            samples; fewer where its corpus has fewer.
         token_policy: What stands around a document.
         cache_dir: Where token stores are kept.
         num_workers: Loader processes; any number gives the same data.
@@ -196,7 +197,7 @@ class PackedDataModule(pl.LightningDataModule):
     def _request(self, stores: Mapping[str, TokenStore]) -> RunRequest:
         """What rows the run asks for."""
         per_step = self.samples_per_step or self.sequences_per_step
-        return RunRequest(
+        request = RunRequest(
             mixture=Mixture(self._shares(stores), phases=self.phases),
             lengths=DocumentLengths(stores),
             packing=self.packing,
@@ -210,6 +211,16 @@ class PackedDataModule(pl.LightningDataModule):
             mix_by=self.mix_by if self.samples_per_step is not None else "tokens",
             may_end=self.epochs is not None,
         )
+        return self._mixed_to_the_end(request) if self.epochs is not None and self.sampling else request
+
+    def _mixed_to_the_end(self, request: RunRequest) -> RunRequest:
+        """With shares of what is read of each source, where rules read some of them more or less than others."""
+        streams = [request.stream(number) for number in range(len(request.names))]
+        if request.mix_by == "samples":
+            read = [len(stream.first(1 << 62)) for stream in streams]
+        else:
+            read = [stream.available or 0 for stream in streams]
+        return replace(request, mixture=Mixture(dict(zip(request.names, map(float, read), strict=True))))
 
     def _shares(self, stores: Mapping[str, TokenStore]) -> dict[str, float]:
         """The mixture in what the plan counts: samples or tokens."""
@@ -265,7 +276,9 @@ class PackedDataModule(pl.LightningDataModule):
         )
         if self.validation is not None and self.validation_sequences:
             self.validation_data = self._validation_data()
-            self._say(validation_note(len(self.validation_data), asked=self.validation_sequences))
+            plan = self.validation_data.plan
+            read = len(plan) if self.samples_per_step is None else len(plan.lengths)
+            self._say(validation_note(read, asked=self.validation_sequences))
 
     @property
     def _planner(self) -> RowPlanner:
@@ -291,15 +304,18 @@ class PackedDataModule(pl.LightningDataModule):
             logging.getLogger(__name__).info(note)
 
     def _validation_data(self) -> PackedDataset:
-        """The first rows of the validation corpus in its own packing, read once."""
+        """The first rows of the validation corpus in its own packing, or its first samples; read once."""
         store = self.prepare_store("validation")
         request = RunRequest(
             mixture=Mixture({"validation": 1.0}),
             lengths={"validation": store.lengths},
             packing=self.packing,
             num_rows=self.validation_sequences,
+            rows_per_step=1 if self.samples_per_step is None else self.validation_sequences,
             seed=VALIDATION_SEED,
             sampling={"validation": Sampling(max_epochs=1, name="validation")},
+            by_samples=self.samples_per_step is not None,
+            may_end=self.samples_per_step is not None,
         )
         return PackedDataset({"validation": store}, plan=plan_run(request, may_end=True), packing=self.packing)
 

@@ -29,6 +29,7 @@ class Ledger(NamedTuple):
     rows: int
     tokens: int
     padding: float  # share of the rows' places that hold no token
+    counted: str = "tokens"  # what shares are of: tokens or samples
     pushed_out: float = 0.0  # share of the tokens that inserted ones push out of their rows, of some rows of the run
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,13 +62,15 @@ def ledger(plan: RunPlan, request: RunRequest) -> Ledger:
         )
     rows = int(np.count_nonzero(np.diff(plan.offsets)))  # an empty one takes no place
     places = rows * request.packing.max_seqlen
-    return Ledger(sources=entries, rows=rows, tokens=total, padding=1 - total / max(places, 1))
+    padding = 1 - total / max(places, 1)
+    return Ledger(sources=entries, rows=rows, tokens=total, padding=padding, counted=request.mix_by)
 
 
 def ledger_table(found: Ledger) -> str:
     """The ledger as a Markdown table."""
+    share = "share" if found.counted == "tokens" else f"share of {found.counted}"
     lines = [
-        "| source | tokens | share | asked | epochs | pieces | median token's piece |",
+        f"| source | tokens | {share} | asked | epochs | pieces | median token's piece |",
         "|:-------|-------:|------:|------:|-------:|-------:|---------------------:|",
     ]
     for entry in found.sources:

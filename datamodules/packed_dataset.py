@@ -96,10 +96,10 @@ class PackedDataset(Dataset[Sequence]):
         return np.random.default_rng((self.seed, i))
 
     def __getitem__(self, i: int) -> Sequence:
-        """Row i, without padding; `EMPTY_ROW` holds nothing."""
-        if i == EMPTY_ROW:
+        """Row i, without padding; `EMPTY_ROW`, and a row that its step does not need, hold nothing."""
+        segments = [] if i == EMPTY_ROW else self.provenance(i)
+        if not segments:
             return self._weighted([], Sequence(*(np.zeros(0, dtype=np.int64) for _ in range(5))))
-        segments = self.provenance(i)
         pieces = self._pieces(i)
         if self.augmentation is None:
             made = self._as_they_are(i, pieces)

@@ -70,11 +70,13 @@ def _refuse_orders(data: PackedDataModule) -> None:
             f"data.loss_weighting={data.loss_weighting} weighs documents, which an augmentation takes apart; set it"
             " to token, or augmentation=none"
         )
-    if data.samples_per_step is not None and (data.balance_window_steps or data.phases):
+    if data.samples_per_step is not None and data.balance_window_steps:
         raise ValueError(
-            "data.samples_per_step says which samples a step holds, which data.balance_window_steps would change,"
-            " and corpus.phases counts tokens; set balance_window_steps=0 and phases=null"
+            "data.samples_per_step says which samples a step holds, which data.balance_window_steps would change; set"
+            " it to 0"
         )
+    if data.mix_by == "samples" and data.phases:
+        raise ValueError("corpus.phases counts tokens, and data.mix_by=samples does not; set one of them otherwise")
     if data.phases and not data.length_schedule.keeps_phases:
         raise ValueError(
             "corpus.phases would be undone by the order of length_schedule; set corpus.phases=null or another"

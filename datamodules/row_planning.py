@@ -19,6 +19,7 @@ from datamodules.mixture import Mixture
 from datamodules.packing.balance import balanced_steps, row_cost, rows_of_ranks
 from datamodules.packing.plan import EMPTY_ROW, Packing, RunPlan
 from datamodules.packing.run import RunRequest, exhaustions
+from datamodules.packing.sample_steps import ends_of_sources
 from datamodules.tokens.store import TokenStore, locked
 
 PLAN_VERSION = 2
@@ -53,7 +54,7 @@ def phases_note(mixture: Mixture, *, num_tokens: int) -> list[str]:
 
     Args:
         mixture: Of the run.
-        num_tokens: Tokens of the run; or samples, where the mixture counts those.
+        num_tokens: Tokens of the run.
     """
     ends = mixture.phase_ends
     if not len(ends) or num_tokens > ends[-1]:
@@ -62,6 +63,35 @@ def phases_note(mixture: Mixture, *, num_tokens: int) -> list[str]:
     return [
         f"corpus.phases last for {ends[-1]:,.0f} tokens and the run for {num_tokens:,}: it ends in phase {last} of"
         f" {len(ends)}, and corpus.mixture is never reached; shorten corpus.phases or raise data.max_steps"
+    ]
+
+
+def ends_notes(plan: RunPlan, request: RunRequest) -> list[str]:
+    """A note for every source that is read as often as it may before the last step."""
+    if request.by_samples:
+        counted = len(plan.documents) if request.mix_by == "samples" else plan.num_tokens
+        ended = [name for name, end in ends_of_sources(request) if end < counted]
+    else:
+        ended = [name for name, _ in exhaustions(request, num_tokens=plan.num_tokens)]
+    steps = {name: plan.last_row(name) * request.num_steps // len(plan) + 1 for name in ended}
+    return [
+        f"{name} is read out after {step:,} step{'' if step == 1 else 's'} (corpus.sampling.{name}.max_epochs); the"
+        " other sources share the rest of the run"
+        for name, step in steps.items()
+        if step < request.num_steps
+    ]
+
+
+def unread_notes(plan: RunPlan, request: RunRequest) -> list[str]:
+    """A note for every source whose share is too small for the run to read one of its documents."""
+    if request.mixture.phase_ends:  # there, that is for what comes beyond the run's end to say
+        return []
+    shares = zip(plan.names, request.mixture.given(1.0), strict=True)
+    return [
+        f"{name} has a share of {share:.2g} and is not read once in this run of {len(plan.documents):,} documents;"
+        f" raise corpus.mixture.{name}, or data.max_steps for a longer run"
+        for number, (name, share) in enumerate(shares)
+        if share > 0 and not (plan.sources == number).any()
     ]
 
 
@@ -129,13 +159,8 @@ class RowPlanner:
                 seed=request.seed,
             )
             rows = rows._replace(plan=rows.plan.take(order))
-        notes = [
-            f"{name} is read out after {rows.plan.last_row(name) // request.rows_per_step + 1:,} steps"
-            f" (corpus.sampling.{name}.max_epochs); the other sources share the rest of the run"
-            for name, _ in exhaustions(request, num_tokens=rows.plan.num_tokens)
-        ]
-        of_samples = request.by_samples and request.mix_by == "samples"
-        notes += phases_note(request.mixture, num_tokens=request.num_rows if of_samples else rows.plan.num_tokens)
+        notes = [*ends_notes(rows.plan, request), *unread_notes(rows.plan, request)]
+        notes += phases_note(request.mixture, num_tokens=rows.plan.num_tokens)
         return rows._replace(notes=(*rows.notes, *notes))
 
     def share(self, plan: RunPlan, rows: np.ndarray, rank: int, *, world_size: int) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from datamodules.base import PackedDataModule
 from datamodules.packing.concat_chunk import ConcatChunk
+from datamodules.packing.plan import RunPlan
 from datamodules.tokens.store import TokenStore
 
 
@@ -24,15 +27,13 @@ class SupervisedFinetuningDataModule(PackedDataModule):
             raise ValueError(
                 "an augmentation makes sequences of text and knows nothing of answers; set augmentation=none"
             )
-        if isinstance(self.packing, ConcatChunk) and (self.samples_per_step is not None or self._weighs_samples):
+        whole = [f"data.samples_per_step={self.samples_per_step}"] if self.samples_per_step is not None else []
+        whole += [f"data.loss_weighting={self.loss_weighting}"] if self.loss_weighting != "token" else []
+        if isinstance(self.packing, ConcatChunk) and whole:
             raise ValueError(
-                "packing=concat_chunk cuts conversations at the edges of rows, which data.samples_per_step and"
-                f" data.loss_weighting={self.loss_weighting} cannot take; set packing=best_fit"
+                f"packing=concat_chunk cuts conversations at the edges of rows, which {' and '.join(whole)} cannot"
+                " take; set packing=best_fit with packing.document_mask=true and packing.reset_positions=true"
             )
-
-    @property
-    def _weighs_samples(self) -> bool:
-        return self.loss_weighting != "token"
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
@@ -42,6 +43,22 @@ class SupervisedFinetuningDataModule(PackedDataModule):
                 "length_schedule.mechanism=cut would part answers from what they answer; set it to window, or"
                 " length_schedule=constant"
             )
+        self._say(self._notes_of_rows(self.rows.plan))
+
+    def _notes_of_rows(self, plan: RunPlan) -> list[str]:
+        """What rows do to conversations, where that is not what most people want."""
+        notes = []
+        if num_cut := int(np.count_nonzero(plan.starts)):
+            notes.append(
+                f"{num_cut:,} rows begin in the middle of a conversation, whose answers do not see its beginning; set"
+                " packing=best_fit and data.token_policy.context_length=${packing.max_seqlen} to keep them whole"
+            )
+        if not self.packing.document_mask and np.diff(plan.offsets).max(initial=0) > 1:
+            notes.append(
+                "conversations that share a row see one another; set packing.document_mask=true and"
+                " packing.reset_positions=true to train as if each stood alone"
+            )
+        return notes
 
     def prepare_store(self, name: str) -> TokenStore:
         """The store of one source, with the mask of its labels.

@@ -5,6 +5,7 @@ A mistake of the user's is one clear sentence on standard error and exit status 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -57,6 +58,9 @@ def exit_status(act: Callable[[], None]) -> int:
     """Act, and turn what a user can mend into a sentence: 0 done, 2 a mistake, 130 interrupted."""
     try:
         act()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OmegaConfBaseException as error:  # before ValueError, which some of them are too
         from recipes.compose import one_sentence
 

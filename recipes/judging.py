@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -177,13 +177,23 @@ STAGE_DATA = {
 """What reads the data of each stage."""
 
 
-def stage_faults(config: DictConfig, *, data: str | None, length_schedule: str | None) -> Iterator[str]:
+CONVERSATIONS = (
+    "datamodules.conversations.corpus.ConversationCorpus",
+    "datamodules.corpora.instructions.InstructionCorpus",
+)
+"""Corpora whose documents are conversations, not text."""
+
+
+def stage_faults(
+    config: DictConfig, *, data: str | None, length_schedule: str | None, corpora: Mapping[str, str | None]
+) -> Iterator[str]:
     """A stage with another's data, and steps and runs whose length is said twice or not at all.
 
     Args:
         config: The whole of it.
         data: Name of the class that reads the data.
         length_schedule: Name of what makes the schedule.
+        corpora: Dotted key of each corpus that training reads -> name of its class.
     """
     stage, target = value_of(config, "stage"), data
     if stage in STAGE_DATA and target in STAGE_DATA.values() and target != STAGE_DATA[stage]:
@@ -192,6 +202,12 @@ def stage_faults(config: DictConfig, *, data: str | None, length_schedule: str |
         for key in ("data.tokens_per_step", "data.max_steps"):
             if _is_null(config, key):
                 yield f"{key}=null must be a whole number of at least 1"
+        for key, corpus in corpora.items():
+            if corpus in CONVERSATIONS:
+                yield (
+                    f"{key} holds conversations, which stage={stage} would read as the JSON that they are written in;"
+                    " set stage=supervised_finetuning and data=supervised_finetuning, or another corpus"
+                )
         return
     for key, choices in FINETUNING_CHOICES.items():
         if (value := value_of(config, key)) not in choices:

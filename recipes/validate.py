@@ -64,8 +64,12 @@ def validate(composed: Composed) -> None:
     config, allowed = composed.config, plain(composed.choices)
     faults = [*missing_keys(config), *reference_faults(config), *unknown_keys(config, allowed)]
     faults += [*value_faults(config), *pair_faults(config), *output_faults(config)]
+    corpora = [*(f"corpus.sources.{name}" for name in used_sources(config)), "corpus.validation"]
     faults += stage_faults(
-        config, data=value_of(config, "data._target_"), length_schedule=value_of(config, "length_schedule._target_")
+        config,
+        data=value_of(config, "data._target_"),
+        length_schedule=value_of(config, "length_schedule._target_"),
+        corpora={key: value_of(config, f"{key}._target_") for key in corpora},
     )
     faults += augmentation_faults(config, augmentation=value_of(config, "augmentation._target_"))
     faults += [*signature_faults(config), *kind_faults(config, allowed)]

@@ -2,8 +2,8 @@
 
 Most starts are forks of `tests.zygote`, which has imported the heavy libraries once for this test process, and which
 says what such a start cannot show. Interpreters of their own have: every verb in `recipes/test_cli.py`; a run that goes
-on in `resume/test_exact_resume.py`; every rank but the first, which Lightning starts; and the processes that open an
-export in `recipes/verifying/test_verify.py` and in `recipes/test_verbs.py`.
+on in `resume/test_exact_resume.py`; the second rank that meets a full disk in `resume/test_strategies.py`; and the
+processes that open an export in `recipes/verifying/test_verify.py` and in `recipes/test_verbs.py`.
 """
 
 from __future__ import annotations
@@ -101,10 +101,17 @@ def _zygote() -> socket.socket:
 
 
 @contextmanager
-def started(module: str, *arguments: str, fresh: bool = False) -> Iterator[Process]:
-    """`python -m module arguments…` in a process group of its own, of which nothing is left at the end."""
+def started(module: str, *arguments: str, fresh: bool = False, second_rank: bool = False) -> Iterator[Process]:
+    """`python -m module arguments…` in a process group of its own, of which nothing is left at the end.
+
+    Args:
+        module: What has a `__main__`.
+        arguments: Of its command line.
+        fresh: Whether it is an interpreter of its own.
+        second_rank: Whether the rank that Lightning starts is a fork, where the first one is.
+    """
     words = ["-m", module, *arguments]
-    process = _fresh(words) if fresh else Fork(Request(words, dict(os.environ), str(ROOT)))
+    process = _fresh(words) if fresh else Fork(Request(words, dict(os.environ), str(ROOT), second_rank))
     try:
         yield process
     finally:
@@ -113,9 +120,9 @@ def started(module: str, *arguments: str, fresh: bool = False) -> Iterator[Proce
         process.communicate()
 
 
-def finished(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def finished(module: str, *arguments: str, second_rank: bool = False) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments…` to its end."""
-    with started(module, *arguments) as process:
+    with started(module, *arguments, second_rank=second_rank) as process:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         return subprocess.CompletedProcess([module, *arguments], process.wait(timeout=PATIENCE_SECONDS), out, err)
 

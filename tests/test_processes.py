@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests import processes
+from tests.zygote import Request
 
 ENDS = {
     "returns": "import atexit; atexit.register(print, 'at its end'); print('begins')",
@@ -71,5 +73,48 @@ def test_nothing_is_left_of_it_and_of_what_it_started(tmp_path: Path) -> None:
             assert process.poll() is None
         (child,) = ids
     assert process.returncode == -9
-    status = Path(f"/proc/{child}/status")
-    assert not status.exists() or "State:\tZ" in status.read_text()  # dead, if nobody has asked after it
+    deadline = time.monotonic() + 60  # a signal is only seen when its turn on a busy processor comes
+    while not is_dead(int(child)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_dead(process: int) -> bool:
+    """Or about to be forgotten, as nobody has asked after it."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+RANKS = """
+import os, sys, time
+print(sys.argv[1:], os.environ.get("LOCAL_RANK"), os.path.samefile(os.getcwd(), os.path.dirname(__file__)), flush=True)
+if "LOCAL_RANK" in os.environ:
+    sys.exit(7)
+from lightning.pytorch.strategies.launchers.subprocess_script import subprocess
+command = [sys.executable, "-P", __file__, "b"]
+second = subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": "1"}, cwd=None)
+assert os.getpgid(second.pid) == os.getpgrp()
+while second.poll() is None:
+    time.sleep(0.01)
+second.send_signal(9)
+print(second.returncode)
+"""
+
+
+@pytest.mark.parametrize("is_fork", [True, False])
+def test_second_rank_is_what_lightning_would_start(is_fork: bool, script: Path) -> None:
+    assert said_by(script, RANKS, second_rank=is_fork) == ["['a'] None True", "['b'] 1 True", "7"]
+
+
+def test_second_rank_that_is_never_started_ends_with_the_first(script: Path) -> None:
+    assert said_by(script, "print('alone')", second_rank=True) == ["alone"]
+
+
+def said_by(script: Path, code: str, *, second_rank: bool) -> list[str]:
+    script.write_text(code, encoding="utf-8")
+    process = processes.Fork(Request(["-P", str(script), "a"], dict(os.environ), str(script.parent), second_rank))
+    out, err = process.communicate(timeout=60)
+    assert process.wait(timeout=60) == 0, err
+    return out.splitlines()

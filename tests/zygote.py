@@ -8,6 +8,9 @@ and how a process with threads of gloo ends is part of what is tested.
 
     test process ── request, with three pipes ──> zygote ── fork ──> waiter ── fork ──> the module as `__main__`
           └──────────────────── process id, exit status <────────────────┴──────────────────────┘
+
+The second rank of a training is started by Lightning, as `python` with the same words and other environment variables.
+There the child forks beforehand, and that fork waits for these words.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ import runpy
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 LIBRARIES = (
@@ -44,6 +49,31 @@ class Request(NamedTuple):
     words: list[str]
     environment: dict[str, str]
     folder: str
+    second_rank: bool = False  # whether the one that Lightning starts is a fork too
+
+
+class SecondRank:
+    """What `subprocess.Popen` is to Lightning's launcher, for the fork that waits to be started."""
+
+    def __init__(self, pid: int, words: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._words = words
+
+    def start(self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> SecondRank:
+        request = Request([*command[1:]], dict(env), cwd or str(Path.cwd()))
+        with os.fdopen(self._words, "w") as words:
+            json.dump(request._asdict(), words)
+        return self
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def main() -> None:
@@ -54,7 +84,7 @@ def main() -> None:
     gc.freeze()  # or each child would visit all that the libraries hold when it ends, which takes a second
     request = serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:
-        run(request)
+        run(with_second_rank(request) if request.second_rank else request)
 
 
 def serve(requests: socket.socket) -> Request | None:
@@ -88,6 +118,25 @@ def become_child(out: int, err: int, status: int) -> None:
     for pipe, standard in ((out, 1), (err, 2)):
         os.dup2(pipe, standard)
         os.close(pipe)
+
+
+def with_second_rank(request: Request) -> Request:
+    """Fork the rank that Lightning will start; returns the request in the first rank, and Lightning's in the second."""
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    read, write = os.pipe()
+    second = os.fork()
+    if second:
+        os.close(read)
+        rank = SecondRank(second, write)
+        subprocess_script.subprocess = SimpleNamespace(Popen=rank.start)  # type: ignore[attr-defined]
+        return request
+    os.close(write)
+    with os.fdopen(read) as words:
+        said = words.read()
+    if not said:  # the first rank ended before it started another
+        os._exit(0)
+    return Request(**json.loads(said))
 
 
 def run(request: Request) -> None:

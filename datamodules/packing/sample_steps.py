@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 
-from datamodules.packing.plan import RunPlan, take_rows
-from datamodules.packing.run import RunRequest
+from datamodules.packing.plan import RunPlan
+from datamodules.packing.run import MOST_ROUNDS, RunRequest
 from datamodules.packing.stream import DocumentStream
 
 
@@ -38,12 +38,14 @@ def plan_sample_steps(request: RunRequest) -> RunPlan:
             " set data.token_policy.too_long"
         )
     per_step = request.rows_per_step
-    steps = [_rows_of_step(request, lengths, first, per_step) for first in range(0, len(lengths), per_step)]
-    most = max(len(rows) for rows in steps)
-    sizes = np.zeros((len(steps), most), dtype=np.int64)
-    for step, rows in enumerate(steps):
-        sizes[step, : len(rows)] = [len(row) for row in rows]
-    order = np.concatenate([row for rows in steps for row in rows])
+    steps = [
+        _rows_of_step(request, lengths[first : first + per_step], first) for first in range(0, len(lengths), per_step)
+    ]
+    most = max(len(rows) for rows, _ in steps)
+    sizes = np.zeros((len(steps), most), dtype=np.int64)  # samples of each row
+    for step, (rows, _) in enumerate(steps):
+        sizes[step, : len(rows)] = rows
+    order = np.concatenate([samples for _, samples in steps])
     return RunPlan.of(
         request.names,
         offsets=np.concatenate([[0], np.cumsum(sizes)]),
@@ -54,16 +56,24 @@ def plan_sample_steps(request: RunRequest) -> RunPlan:
     )
 
 
-def _rows_of_step(request: RunRequest, lengths: np.ndarray, first: int, per_step: int) -> list[np.ndarray]:
-    """The samples of each row of a step, as places in the order of the run."""
-    packed = request.packing.rows(lengths[first : first + per_step], seed=request.seed, complete=True)
-    places = np.arange(len(packed.offsets) - 1)
-    if (arranged := getattr(request.packing, "arranged", None)) is not None:
-        places = arranged(packed.num_tokens, seed=request.seed + first)
-    offsets, items = take_rows(packed.offsets, places)
-    held = first + np.asarray(packed.items)[items]
-    assert len(held) == len(lengths[first : first + per_step]), "the packing cut a sample"
-    return np.split(held, offsets[1:-1])
+def _rows_of_step(request: RunRequest, lengths: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many samples each row of a step holds, and these, as places in the order of the run.
+
+    Args:
+        request: Of the run.
+        lengths: Tokens of the step's samples.
+        first: Place of the first of them.
+    """
+    packing, samples = request.packing, np.arange(first, first + len(lengths))
+    if (arranged := getattr(packing, "arranged", None)) is not None:
+        return np.ones(len(lengths), np.int64), first + arranged(lengths, seed=request.seed + first)
+    if packing.one_piece_a_row:
+        return np.ones(len(lengths), np.int64), samples
+    if lengths.sum() <= packing.max_seqlen:  # one row; asking the packing takes fifty times as long
+        return np.array([len(lengths)]), samples
+    packed = packing.rows(lengths, seed=request.seed, complete=True)
+    assert len(packed.items) == len(lengths), "the packing cut a sample"
+    return np.diff(packed.offsets), samples[packed.items]
 
 
 def dealt_samples(request: RunRequest) -> tuple[np.ndarray, np.ndarray]:
@@ -73,9 +83,9 @@ def dealt_samples(request: RunRequest) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The sources hold too few, and the run may not end with them.
     """
     streams = [request.stream(number) for number in range(len(request.names))]
-    mixture, _ = request.mixture.exhausted(_available(request, streams))
+    mixture, ended = request.mixture.exhausted(_available(request, streams))
     budget = float(request.num_rows)  # of samples or tokens, as the mixture counts
-    while True:
+    for _ in range(MOST_ROUNDS):
         drawn = [_drawn(request, stream, share) for stream, share in zip(streams, mixture.given(budget), strict=True)]
         sources, numbers, whole = mixture.order(
             [_sizes(request, stream.lengths[found]) for stream, found in zip(streams, drawn, strict=True)],
@@ -84,6 +94,8 @@ def dealt_samples(request: RunRequest) -> tuple[np.ndarray, np.ndarray]:
         if len(sources) >= request.num_rows or np.isinf(whole):
             break
         budget *= max(1.5, request.num_rows / max(len(sources), 1))
+    else:
+        raise AssertionError("the budget grows and no sample comes of it")
     sources, numbers = sources[: request.num_rows], numbers[: request.num_rows]
     if len(sources) < request.num_rows and not request.may_end:
         raise ValueError(
@@ -91,7 +103,28 @@ def dealt_samples(request: RunRequest) -> tuple[np.ndarray, np.ndarray]:
             f" {request.num_rows:,}; raise max_epochs or lower data.max_steps"
         )
     before = np.cumsum([0, *(len(found) for found in drawn)])
-    return sources, np.concatenate(drawn)[before[sources] + numbers]
+    documents = np.concatenate(drawn)[before[sources] + numbers]
+    if request.at_exhaustion == "error" and not request.may_end:
+        _refuse_exhaustion(request, ended, sizes=_sizes(request, _lengths(request, sources, documents)))
+    return sources, documents
+
+
+def _refuse_exhaustion(request: RunRequest, ended: list[tuple[str, float]], *, sizes: np.ndarray) -> None:
+    """Raises where a source ends more than a sample before the run does."""
+    total = int(sizes.sum())
+    for name, time in ended:
+        if time < total - int(sizes.max()):
+            raise ValueError(
+                f"corpus.sampling.{name}.max_epochs={request.sampling[name].max_epochs} ends the source after"
+                f" {time / total:.0%} of the run's {total:,} {request.mix_by}; raise it, lower its share in"
+                " corpus.mixture or data.max_steps, or set corpus.at_exhaustion=renormalise"
+            )
+
+
+def ends_of_sources(request: RunRequest) -> list[tuple[str, float]]:
+    """The sources that end, and after how many of the run's samples or tokens, as the mixture counts; in order."""
+    streams = [request.stream(number) for number in range(len(request.names))]
+    return request.mixture.exhausted(_available(request, streams))[1]
 
 
 def _available(request: RunRequest, streams: list[DocumentStream]) -> dict[str, int | None]:

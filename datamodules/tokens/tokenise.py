@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,12 +54,14 @@ def _key(
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """What decides the ids of a text; a truncation or padding that some earlier call left behind does not."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    if backend is not None:
-        content |= {"truncation": None, "padding": None}
-    content = json.dumps(content, sort_keys=True)
+    content = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else _lasting(backend.to_str())
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     return hashlib.sha256(f"{content} {special}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=2)  # a run asks several times for each source, and it takes long where a vocabulary is large
+def _lasting(content: str) -> str:
+    return json.dumps({**json.loads(content), "truncation": None, "padding": None}, sort_keys=True)
 
 
 def prepare_store(

@@ -87,6 +87,8 @@ def show_data(words: Sequence[str]) -> None:
     ink = Ink(colour=wants_colour(asked.colour, sys.stdout))
     lines = row_lines(row, spans, decode=decoder(data.tokenizer), ink=ink, every_span=asked.every_span)
     print("\n".join(encodable(line, sys.stdout) for line in lines))
+    if not len(row):
+        return
     path = asked.figure or _default_figure(config, asked.number)
     title = f"Who sees whom in row {asked.number:,} of {config.recipe_name}"
     print(f"\npicture of the attention mask: {draw_mask(row, spans, title=title, path=path)}")
@@ -135,7 +137,7 @@ def shown_row(data: PackedDataModule, number: int) -> ShownRow:
 
     packed = data.data
     assert packed is not None
-    _refuse_beyond(number, len(packed))
+    _refuse_beyond(number, len(packed), key="data.max_steps" if data.epochs is None else "data.epochs")
     pieces = []
     for source, document, start, end in packed.provenance(number):
         store = packed.stores[source]
@@ -152,6 +154,7 @@ def shown_row(data: PackedDataModule, number: int) -> ShownRow:
         position_ids=row.position_ids,
         document_ids=row.document_ids,
         context_length=data.context_length(step),
+        loss_weights=row.loss_weights,
         window=data.attention_window(step),
     )
 
@@ -185,11 +188,11 @@ def decoder(tokenizer: Any) -> Decode:
     return decode
 
 
-def _refuse_beyond(number: int, num_rows: int) -> None:
+def _refuse_beyond(number: int, num_rows: int, *, key: str = "data.max_steps") -> None:
     if number >= num_rows:
         raise ValueError(
-            f"i={number} is beyond the run, whose {num_rows} rows are 0 to {num_rows - 1}; set i, or data.max_steps for"
-            " a longer run"
+            f"i={number} is beyond the run, whose {num_rows} rows are 0 to {num_rows - 1}; set i, or {key} for a longer"
+            " run"
         )
 
 

@@ -31,16 +31,15 @@ def row_lines(row: ShownRow, spans: Sequence[Span], *, decode: Decode, ink: Ink,
         ink: Writes documents and masked tokens.
         every_span: Print all, not the first and last of many.
     """
+    if not len(row):
+        return [_place(row), "no tokens: its step needs fewer rows than others do, and this one costs nothing"]
     return [*_facts(row, spans, ink), "", *_table(row, spans, decode=decode, ink=ink, every_span=every_span)]
 
 
 def _facts(row: ShownRow, spans: Sequence[Span], ink: Ink) -> list[str]:
     num_padding, num_inserted = (_tokens_of(spans, kind) for kind in (PADDING, INSERTED))
-    first = row.step * row.rows_per_step
-    last_step = (row.num_rows - 1) // row.rows_per_step
     lines = [
-        f"row {row.number:,} of 0-{row.num_rows - 1:,}, in optimizer step {row.step:,} of 0-{last_step:,}"
-        f" with the rows {_range(first, first + row.rows_per_step)}",
+        _place(row),
         f"{len(row):,} tokens: {_number(len(row.pieces), 'piece')} of {_number(len(row.documents()), 'document')}"
         f" in {_number(sum(span.piece >= 0 for span in spans), 'span')}, {num_inserted:,} inserted,"
         f" {num_padding:,} of padding; {int(row.learned.sum()):,} are learned",
@@ -53,7 +52,19 @@ def _facts(row: ShownRow, spans: Sequence[Span], ink: Ink) -> list[str]:
         lines.append(f"sequences are at most {row.context_length:,} tokens long at this step")
     if (masked := (row.labels == IGNORE_INDEX) & ~row.is_padding).any():
         lines.append(f"{_number(int(masked.sum()), 'token')} {ink.masked('so')}: seen, but not learned")
+    if row.loss_weights is not None and row.learned.any():
+        lightest, heaviest = (f"{weigh(row.loss_weights[row.learned]):.3g}" for weigh in (np.min, np.max))
+        lines.append(f"labels weigh {lightest}{'' if lightest == heaviest else f' to {heaviest}'} in the loss")
     return list(filter(None, lines))
+
+
+def _place(row: ShownRow) -> str:
+    first = row.step * row.rows_per_step
+    last_step = (row.num_rows - 1) // row.rows_per_step
+    return (
+        f"row {row.number:,} of 0-{row.num_rows - 1:,}, in optimizer step {row.step:,} of 0-{last_step:,}"
+        f" with the rows {_range(first, first + row.rows_per_step)}"
+    )
 
 
 def _attention(row: ShownRow) -> str:

@@ -63,6 +63,7 @@ class ShownRow:
         pieces: What the plan puts into the row.
         input_ids, labels, position_ids, document_ids: [T] int64, as in `Batch`.
         context_length: Tokens of the longest sequence at the row's step; the row's own length where nothing is cut.
+        loss_weights: [T] float32, what the loss of a label counts for; None where all count the same.
         window: Tokens of the fragments of the row that attention stays within; None for the whole row.
     """
 
@@ -75,6 +76,7 @@ class ShownRow:
     position_ids: np.ndarray
     document_ids: np.ndarray
     context_length: int
+    loss_weights: np.ndarray | None = None
     window: int | None = None
 
     def __len__(self) -> int:
@@ -114,6 +116,8 @@ class ShownRow:
 
 def spans_of(row: ShownRow) -> list[Span]:
     """What lies in the row in one go, in order; together the whole row."""
+    if not len(row):
+        return []
     origin, piece = np.full(len(row), INSERTED), np.full(len(row), INSERTED)  # [T], places in the pieces end to end
     used = ~row.is_padding
     origin[used] = origins(row.input_ids[used], [p.tokens for p in row.pieces])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from benchmarks.activation_memory import OPTIONS, Shape, held_a_layer, lines, measure, seconds
@@ -16,6 +19,15 @@ FP32 = 4
 EVERYTHING = 8 * H + 2 * KV + 4 * I + 2 + HEADS
 """Of a layer in fp32. Twice: the states, and normed with and without weight, and the norm's factor. Query, key, value,
 the attention's output and log-sum-exp. Gate, up, activated gate, and the product."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_old_is_visited() -> Iterator[None]:
+    """`measure` collects garbage, which takes long where a test process holds millions of objects."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

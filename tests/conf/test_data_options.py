@@ -32,7 +32,7 @@ FEW_SENTINELS = (
 )
 """The demo's vocabulary has 13 rows that no text reaches."""
 
-TOKENS_PER_STEP = 2048
+TOKENS_PER_STEP = 1024
 
 CASES = [
     *((f"packing={option}",) for option in PACKINGS),
@@ -72,6 +72,7 @@ def test_one_word_changes_the_data_of_demo_extend(words: tuple[str, ...], tmp_pa
         "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
         f"data.tokens_per_step={TOKENS_PER_STEP}",
         "data.micro_batch_size=1",
+        "data.validation_sequences=1",
         "trainer.progress_bar=false",
         "trainer.accelerator=cpu",
         f"output_dir={tmp_path}",

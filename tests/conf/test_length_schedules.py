@@ -55,6 +55,7 @@ def test_one_word_ablates_demo_extend(option: str, mechanism: str | None, tmp_pa
         "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
         f"data.tokens_per_step={T}",
         "data.micro_batch_size=1",
+        "data.validation_sequences=1",
         "trainer.progress_bar=false",
         "trainer.accelerator=cpu",
         f"output_dir={tmp_path}",

@@ -44,9 +44,10 @@ class Data(SupervisedFinetuningDataModule):
     lengths: Mapping[str, Sequence[int]] = LENGTHS
 
     def prepare_store(self, name: str) -> TokenStore:
-        folder = self.folder / f"{name}-{len(self.lengths[name])}"
+        lengths = self.lengths.get(name, [12, 5, 20])
+        folder = self.folder / f"{name}-{len(lengths)}"
         if not folder.exists():
-            write_conversations(folder, self.lengths[name], seed=len(name))
+            write_conversations(folder, lengths, seed=len(name))
         return TokenStore(folder)
 
 
@@ -236,6 +237,151 @@ def test_mixture_by_samples_holds_where_steps_are_of_tokens(tmp_path: Path) -> N
     assert (sources == data.data.plan.names.index("long")).mean() == pytest.approx(0.25, abs=0.02)
 
 
+def test_epochs_with_rules_of_their_own_are_mixed_to_the_end(tmp_path: Path) -> None:
+    """Long ones are read three times and short ones once; the last steps are not of the long ones alone."""
+    lengths = {"short": [4] * 60, "long": [20] * 20}
+    for mix_by in ("tokens", "samples"):
+        data = make_data(
+            tmp_path,
+            PACKINGS["packed"],
+            lengths=lengths,
+            max_steps=None,
+            epochs=1,
+            mix_by=mix_by,
+            sampling={"long": {"max_epochs": 3}},
+        )
+        assert data.num_steps == 30
+        halves = [sum(s == "long" for step in range(*ends) for s, _ in samples_of_step(data, step)) for ends in HALVES]
+        assert sum(halves) == 60
+        assert abs(halves[0] - halves[1]) <= 2
+        assert data.rows is not None
+        assert data.rows.notes == ()
+
+
+HALVES = [(0, 15), (15, 30)]
+
+
+@pytest.mark.parametrize("mix_by", ["samples", "tokens"])
+def test_source_that_ends_too_soon_is_an_error_unless_others_may_share_the_rest(mix_by: str, tmp_path: Path) -> None:
+    options = {
+        "lengths": {"short": [4] * 40, "long": [20] * 6},
+        "mixture": {"short": 1, "long": 1},
+        "sampling": {"long": {"max_epochs": 1}},
+        "mix_by": mix_by,
+        "samples_per_step": 5,
+        "max_steps": 20,
+    }
+    with pytest.raises(
+        ValueError, match=r"long\.max_epochs=1 ends the source after \d+% of the run's [\d,]+ " + mix_by
+    ):
+        make_data(tmp_path, PACKINGS["packed"], **options)
+    data = make_data(tmp_path, PACKINGS["packed"], **options, at_exhaustion="renormalise")
+    last = max(step for step in range(20) if any(source == "long" for source, _ in samples_of_step(data, step)))
+    assert data.rows is not None
+    (note,) = data.rows.notes
+    assert note.startswith(f"long is read out after {last + 1} steps (corpus.sampling.long.max_epochs)")
+
+
+def test_share_that_no_document_comes_of_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"mixture": {"short": 0.999, "long": 0.001}, "mix_by": "samples", "max_steps": 10}
+    make_data(tmp_path, PACKINGS["packed"], **options, samples_per_step=4)
+    assert "note: long has a share of 0.001 and is not read once in this run of 40 documents" in capsys.readouterr().err
+    data = make_data(tmp_path, PACKINGS["packed"], **options, samples_per_step=300)
+    assert data.data is not None
+    assert (data.data.plan.sources == 1).sum() in (2, 3, 4)
+    assert "is not read once" not in capsys.readouterr().err
+
+
+SETTINGS: dict[str, Any] = {"mixture": {"short": 1, "long": 1}, "samples_per_step": 4, "max_steps": 3, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"samples_per_step": 5}, False),
+        ({"samples_per_step": None, "tokens_per_step": 4 * MAX_SEQLEN}, False),
+        ({"max_steps": 4}, False),
+        ({"mix_by": "samples"}, False),
+        ({"seed": 4}, False),
+        ({"mixture": {"short": 1, "long": 2}}, False),
+        ({"mixture": None}, False),
+        ({"mixture": None, "max_steps": None, "epochs": 1}, False),
+        ({"sampling": {"long": {"max_epochs": 9}}}, False),
+        ({"loss_weighting": "sqrt"}, True),
+        ({"micro_batch_size": 1}, True),
+    ],
+)
+def test_plan_is_another_where_a_setting_changes_the_rows(changes: dict[str, Any], same: bool, tmp_path: Path) -> None:
+    one, other = (make_data(tmp_path, PACKINGS["packed"], **{**SETTINGS, **more}) for more in ({}, changes))
+    assert (one.state_dict()["plan"] == other.state_dict()["plan"]) is same
+
+
+def test_epochs_are_part_of_the_plan(tmp_path: Path) -> None:
+    names = [
+        make_data(tmp_path, PACKINGS["packed"], max_steps=None, epochs=epochs).state_dict()["plan"] for epochs in (1, 2)
+    ]
+    assert names[0] != names[1]
+
+
+def test_few_labels_and_none(tmp_path: Path) -> None:
+    """A text of 12 tokens, an answer of one token, and samples with no label that is predicted."""
+    masks = [np.ones(12), np.eye(10)[9], np.zeros(10), np.ones(1), np.eye(7)[0]]
+    lengths = {"odd": [len(mask) for mask in masks]}
+    store = write_store(tmp_path / "odd-5", [np.arange(n) for n in lengths["odd"]], vocab_size=64, meta={})
+    (store.folder / "loss_mask.bin").write_bytes(np.concatenate(masks).astype(np.uint8).tobytes())
+    for layout, packing in PACKINGS.items():
+        for weighting, expected in (("token", 12), ("sample", 2), ("sqrt", 1 + math.sqrt(11))):
+            options: dict[str, Any] = {"samples_per_step": 5, "max_steps": 1, "loss_weighting": weighting}
+            data = make_data(tmp_path, packing, lengths=lengths, **options)
+            for world_size in (1, 2):
+                ranks = [batches_of_step(data, 0, rank=rank, world_size=world_size) for rank in range(world_size)]
+                weight = sum(target_weight(batch) for own in ranks for batch in own)
+                assert weight == pytest.approx(expected, rel=1e-6), (layout, weighting)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_row_that_its_step_does_not_need_is_empty(weighting: str, tmp_path: Path) -> None:
+    data = make_data(
+        tmp_path, PACKINGS["padded"], max_steps=None, epochs=1, samples_per_step=5, loss_weighting=weighting
+    )
+    assert data.data is not None
+    assert len(data.data) == 15
+    for i in range(11, 15):
+        assert [len(values) for values in data.data[i] if values is not None] == [0] * (
+            5 if weighting == "token" else 6
+        )
+
+
+def test_step_that_fits_into_a_row_is_the_one_that_the_packing_would_make(tmp_path: Path) -> None:
+    """The packing is not asked, as there is nothing to decide; it leaves the samples of a row in their order."""
+    lengths = {"short": [5, 9, 7, 3, 6, 8]}
+    options: dict[str, Any] = {"lengths": lengths, "samples_per_step": 3, "max_steps": 2}
+    packed, padded = (make_data(tmp_path, PACKINGS[layout], **options) for layout in ("packed", "padded"))
+    assert packed.data is not None
+    assert padded.data is not None
+    assert (len(packed.data), len(padded.data)) == (2, 6)
+    for step in range(2):
+        row = packed.data.provenance(step)
+        assert row == [piece for i in range(3 * step, 3 * step + 3) for piece in padded.data.provenance(i)]
+        asked = PACKINGS["packed"].rows(np.array([piece.end for piece in row]), seed=3, complete=True)
+        assert (asked.offsets.tolist(), asked.items.tolist()) == ([0, 3], [0, 1, 2])
+
+
+def test_what_rows_do_to_conversations_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen, cut = "conversations that share a row see one another", "rows begin in the middle of a conversation"
+    steps = {"samples_per_step": None, "tokens_per_step": 2 * MAX_SEQLEN}
+    for packing, options, expected in (
+        (PACKINGS["packed"], {}, (False, False)),
+        (BestFitPacking(MAX_SEQLEN), {}, (True, False)),
+        (Padded(MAX_SEQLEN), {}, (False, False)),
+        (ConcatChunk(MAX_SEQLEN, document_mask=True, reset_positions=True), steps, (False, True)),
+        (ConcatChunk(MAX_SEQLEN), steps, (True, True)),
+    ):
+        make_data(tmp_path, packing, **options)
+        told = capsys.readouterr().err
+        assert (seen in told, cut in told) == expected, packing
+
+
 def test_resumed_run_goes_on_with_the_next_step(tmp_path: Path) -> None:
     data = make_data(tmp_path, PACKINGS["packed"])
     assert data.data is not None
@@ -292,3 +438,16 @@ def test_plain_text_is_refused(tmp_path: Path) -> None:
     data.tokenizer = make_tokenizer()
     with pytest.raises(ValueError, match="source short holds plain text, of which no token is an answer"):
         data.prepare_data()
+
+
+@pytest.mark.parametrize("layout", PACKINGS)
+def test_validation_is_of_the_same_conversations_in_every_layout(layout: str, tmp_path: Path) -> None:
+    """Where a step is so many samples; the loss of two layouts can then be compared."""
+    data = make_data(tmp_path, PACKINGS[layout], validation=Texts(()), validation_sequences=2)
+    assert data.validation_data is not None
+    pieces = [piece for i in range(len(data.validation_data)) for piece in data.validation_data.provenance(i)]
+    whole = make_data(tmp_path, PACKINGS["padded"], validation=Texts(()), validation_sequences=2)
+    assert whole.validation_data is not None
+    expected = [piece for i in range(2) for piece in whole.validation_data.provenance(i)]
+    assert len(expected) == 2
+    assert sorted(pieces) == sorted(expected)

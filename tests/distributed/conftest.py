@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from datamodules.tokens.store import locked
+from tests.distributed.sampled_steps import LENGTHS_WITH_VALIDATION, conversations
 from tests.processes import finished
 from tests.resume.recipe_runs import tiny_words
 
@@ -30,7 +34,21 @@ class TwoRanks(NamedTuple):
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
-    folder = tmp_path_factory.mktemp("two_ranks")
+    """Where several processes run tests, the first one starts the ranks, and the others wait for what they found."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_ranks"
+    with locked(folder.with_suffix(".lock")):
+        if not (folder / "finished").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            _start(folder)
+            (folder / "finished").touch()
+    jobs = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
+    first, second = ({name: _read(folder / f"{name}.{rank}.pt") for name in jobs} for rank in range(2))
+    return TwoRanks(folder, first, second)
+
+
+def _start(folder: Path) -> None:
     jobs: dict[str, dict[str, Any]] = {}
     for strategy, optimizer in (("ddp", "adamw"), ("fsdp", "muon")):
         steps = {"kind": "steps", "ranks": 2, "strategy": strategy, "micro_batches": [1, 1]}
@@ -52,12 +70,13 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
         jobs[f"{strategy}_adapter_stopped"] = {"kind": "stopped", "words": with_adapter, "stop_at": STOP_AT}
     for strategy in ("ddp", "fsdp"):
         jobs[f"{strategy}_gate"] = {"kind": "gate", "strategy": strategy}
+        jobs[f"{strategy}_conversations"] = {"kind": "conversations", "strategy": strategy}
+        for name in LENGTHS_WITH_VALIDATION:  # before two ranks would write the same stores
+            conversations(folder / f"{strategy}_conversations").prepare_store(name)
     jobs["rope_by_step"] = {"kind": "rope_by_step"}
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    done = finished("tests.distributed.worker", str(folder))
+    done = finished("tests.distributed.worker", str(folder), second_rank=True)
     assert done.returncode == 0, done.stderr
-    first, second = ({name: _read(folder / f"{name}.{rank}.pt") for name in jobs} for rank in range(2))
-    return TwoRanks(folder, first, second)
 
 
 ADAPTER = {"r": 2, "target_modules": ["q_proj", "up_proj"]}

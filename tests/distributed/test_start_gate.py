@@ -32,7 +32,7 @@ def test_a_recipe_on_two_ranks_is_refused_in_one_sentence_with_status_2(tmp_path
     """A further rank that left with 2 would have the first one killed before it could say why."""
     words = [*tiny_words(tmp_path, devices=2), "strategy=ddp", f"output_dir={tmp_path / 'outputs'}"]
     words += ["packing.document_mask=true", "packing.reset_positions=true"]
-    done = finished("tests.distributed.refused_run", *words)
+    done = finished("tests.distributed.refused_run", *words, second_rank=True)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

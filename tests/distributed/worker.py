@@ -28,6 +28,7 @@ from lightning_modules.optim.muon import muon
 from lightning_modules.peft.long_lora import LongLora
 from tests.distributed.gated_runs import gated
 from tests.distributed.rope_by_step import rope_by_step
+from tests.distributed.sampled_steps import sampled_steps
 from tests.distributed.stopped_runs import stopped_and_resumed
 from tests.lightning_modules.tiny_training import (
     RecordedGradients,
@@ -111,6 +112,8 @@ def done(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             return gated(job)
         case "rope_by_step":
             return rope_by_step()
+        case "conversations":
+            return sampled_steps(folder, strategy=job["strategy"])
     return run(job)
 
 

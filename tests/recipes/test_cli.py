@@ -110,3 +110,13 @@ def test_faults_of_the_program_keep_their_traceback() -> None:
 
     with pytest.raises(KeyError):
         exit_status(broken)
+
+
+def test_a_reader_that_has_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `python -m recipes.show … | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert exit_status(lambda: print("line\n" * 100_000)) == 0
+        print("what is left goes nowhere", file=closed, flush=True)

@@ -1,29 +1,99 @@
+"""What is composed without Hydra is what Hydra composes: the same keys in the same order, the same options."""
+
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import hydra
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipes import compose as composing
 from recipes import quick_compose
-from recipes.compose import compose, presets
+from recipes.compose import OVERLAYS, compose, conf_folder, groups_on_disk, options, presets
 from recipes.quick_compose import preset_values
 
 ROOT = Path(__file__).parents[2]
+GROUPS = [group for group in groups_on_disk() if group not in OVERLAYS]
+MOST_OPTIONS = max(len(options(group)) for group in GROUPS)
+KEYS = [
+    ["seed=3", "optimizer.lr=1e-3", "optimizer.betas=[0.9,0.99]", "precision=fp32"],
+    [
+        "output_dir='a b'",
+        "cache_dir=/a/b",
+        "checkpoint=null",
+        "packing.max_seqlen=${context_length}",
+        "about.paper=???",
+    ],
+    ["corpus.mixture={classics: 0.5}", "+corpus.mixture.more=0.5", "+model.source.settings.attention_dropout=0.2"],
+    ["++seed=4", "~export.dtype", "+corpus.mixture={more: 1}"],
+    ["prepare/engine=ray", "+new.key=[1,{a: b}]"],
+]
 
 
-def test_every_preset_has_the_values_and_options_that_hydra_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick_compose, "compose", lambda words: pytest.fail(f"{words} left to Hydra"))
+def by_hydra(words: list[str], folder: Path) -> tuple[DictConfig, dict[str, str]]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        config = hydra.compose("config", overrides=words, return_hydra_config=True)
+    choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra/" not in group}
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def as_text(config: DictConfig) -> str:
+    return json.dumps(OmegaConf.to_container(config), indent=1)
+
+
+@pytest.fixture
+def no_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composing, "_composed_once", lambda _, words: pytest.fail(f"{words} left to Hydra"))
+
+
+@pytest.mark.usefixtures("no_hydra")
+def test_every_preset_has_the_values_and_options_that_hydra_gives_it() -> None:
     assert len(presets()) >= 4
     for preset in presets():
-        expected, (config, choices) = compose([f"recipe={preset}"]), preset_values(preset)
-        theirs = {group: option for group, option in expected.choices.items() if not group.startswith("hydra")}
-        assert choices == theirs
-        assert OmegaConf.to_container(config) == OmegaConf.to_container(expected.config), preset
+        expected, choices = by_hydra([f"recipe={preset}"], conf_folder())
+        expected.recipe_name = preset
+        found = preset_values(preset)
+        assert as_text(found.config) == as_text(expected), preset
+        assert found.choices == choices
+
+
+@pytest.mark.usefixtures("no_hydra")
+@pytest.mark.parametrize("overlays", list(product(["paper", "toy"], ["none", "two_steps"])))
+def test_preset_under_its_overlays_is_what_hydra_makes_of_it(overlays: tuple[str, str]) -> None:
+    words = ["recipe=demo/extend", *(f"{group}={option}" for group, option in zip(OVERLAYS[1:], overlays, strict=True))]
+    assert_as_by_hydra(words)
+
+
+@pytest.mark.usefixtures("no_hydra")
+@pytest.mark.parametrize("k", range(MOST_OPTIONS))
+@pytest.mark.parametrize("preset", ["recipe=demo/sft", None])
+def test_every_option_is_what_hydra_makes_of_it(k: int, preset: str | None) -> None:
+    """The k-th option of every group at once."""
+    named = [f"{group}={options(group)[k % len(options(group))]}" for group in GROUPS]
+    assert_as_by_hydra([preset, *named] if preset else named)
+
+
+@pytest.mark.parametrize("words", KEYS, ids=" ".join)
+def test_single_keys_are_what_hydra_makes_of_them(words: list[str]) -> None:
+    assert_as_by_hydra(["recipe=demo/extend", "corpus=classics", *words])
+
+
+def assert_as_by_hydra(words: list[str]) -> None:
+    found = composing._hydra(words)
+    without_preset = [] if any(word.startswith("recipe=") for word in words) else ["~recipe"]
+    expected, choices = by_hydra([*without_preset, *words], conf_folder())
+    assert as_text(found.config) == as_text(expected)
+    assert {group: option for group, option in found.choices.items() if "hydra/" not in group} == choices
 
 
 @pytest.fixture
@@ -46,7 +116,16 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_preset_in_another_style_is_hydras(lines: str, conf: Path) -> None:
     (conf / "recipe" / "unusual.yaml").write_text(f"# @package _global_\n{lines}", encoding="utf-8")
     config, _ = preset_values("unusual")
-    assert config == compose(["recipe=unusual"]).config
+    expected, _ = by_hydra(["recipe=unusual"], conf)
+    expected.recipe_name = "unusual"
+    assert as_text(config) == as_text(expected)
+
+
+def test_key_that_is_there_twice_is_refused_as_by_hydra(conf: Path) -> None:
+    with (conf / "optimizer" / "adamw.yaml").open("a") as file:
+        file.write("lr: 1.0\nlr: 2.0\n")
+    with pytest.raises(composing.ConfigError, match="found duplicate key lr"):
+        compose(["recipe=demo/extend", "optimizer=adamw"])
 
 
 def test_thirty_presets_are_listed_within_a_second(tmp_path: Path) -> None:

@@ -100,6 +100,44 @@ def test_layouts_train_alike(words: list[str], tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, padded[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
+def test_rows_are_shown_with_what_is_learned_and_empty_ones_too(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recipes.showing.data import main
+
+    changes = ["data.max_steps=null", "data.epochs=1", "data.samples_per_step=10", "packing=padded"]
+    changes += ["data.loss_weighting=sqrt", f"figure={tmp_path}/row.png", "colour=never"]
+    shown = []
+    for i in (0, 29, 30):
+        assert main(replaced(words, *changes, f"i={i}")) == (2 if i == 30 else 0)
+        out, err = capsys.readouterr()
+        shown.append(out)
+    assert "⟦User: the sea was" in shown[0]
+    assert "ssistant:⟧" in shown[0]  # of a longer row both ends
+    assert "labels weigh 0.5 in the loss" in shown[0]  # three words and EOS
+    assert shown[1].startswith("row 29 of 0-29, in optimizer step 2 of 0-2 with the rows 20-29\nno tokens: ")
+    assert err.endswith("i=30 is beyond the run, whose 30 rows are 0 to 29; set i, or data.epochs for a longer run\n")
+
+
+def test_conversations_are_not_read_as_the_json_that_they_are_written_in(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = [word for word in words if not word.startswith("data.samples_per_step")]
+    changes = ["stage=continued_pretraining", "data=continued_pretraining", "data.tokens_per_step=2048"]
+    assert run(replaced(kept, *changes), train) == 2
+    sentence = "error: corpus.sources.conversations holds conversations, which stage=continued_pretraining would read"
+    assert sentence in capsys.readouterr().err
+
+
+def test_what_messages_tell_to_set_can_be_set(words: list[str]) -> None:
+    from recipes.compose import compose
+
+    source = "corpus.sources.conversations"
+    changes = ["data.token_policy.loss_on=last_answer", "data.token_policy.empty_answers=keep"]
+    changes += [f"{source}.roles={{human: user}}", f"{source}.rows.filters.drop_duplicates=true"]
+    validate(compose([*words, *changes]))
+
+
 def test_unusable_conversations_are_named_with_their_line(refused: Refused) -> None:
     good, user = conversation(0), {"role": "user", "content": "a"}
     for bad, reason in (

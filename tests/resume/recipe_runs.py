@@ -65,9 +65,12 @@ def tiny_words(folder: Path, *, dropout: float = 0.2, **trainer: object) -> list
     ]
 
 
-def started(words: list[str], output_dir: Path, *, fresh: bool = False) -> AbstractContextManager[processes.Process]:
+def started(
+    words: list[str], output_dir: Path, *, fresh: bool = False, second_rank: bool = True
+) -> AbstractContextManager[processes.Process]:
     """Training started in a process group of its own, of which nothing is left at the end."""
-    return processes.started("recipes.train", *words, f"output_dir={output_dir}", fresh=fresh)
+    forks = second_rank and "trainer.devices=2" in words
+    return processes.started("recipes.train", *words, f"output_dir={output_dir}", fresh=fresh, second_rank=forks)
 
 
 def train(words: list[str], output_dir: Path, *, fresh: bool = False) -> Path:

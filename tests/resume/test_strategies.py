@@ -95,7 +95,7 @@ def test_fsdp_that_met_a_full_disk_and_a_kill_on_two_devices_resumed_on_one_equa
 
 def fill_the_disk_of_the_last_rank(words: list[str], output_dir: Path, step: int) -> None:
     """Train until the second rank may not write another checkpoint, which the first one says in one sentence."""
-    with started(words, output_dir) as process:
+    with started(words, output_dir, second_rank=False) as process:
         wait_for_step(process, output_dir, step)
         (rank,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         resource.prlimit(int(rank), resource.RLIMIT_FSIZE, (1000, 1000))  # the kernel refuses what is beyond

@@ -140,7 +140,7 @@ def test_schema_has_a_number_a_label_and_no_column_twice():
 def test_evidence_is_anywhere_in_the_table_with_the_same_probability():
     """Depths of the rows that questions name, found in the text; 10 bins, chi-square below its 0.1 percent point."""
     depths = {"retrieval": [], "chain_of_thought": []}
-    for k in range(3_000):
+    for k in range(2_000):
         problem = make_problem((9, k), num_characters=3_000, formats=["csv"], families=[FAMILIES[k % 2]])
         parsed = parse(problem.prompt)
         order = [row[parsed.header[0]] for row in parsed.rows]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from lightning_modules.attention.registry import REFERENCE_ATTENTION, SHIFTED_SP
 from lightning_modules.memory.activation_memory import ActivationMemory
 from lightning_modules.memory.recomputed_layer import RecomputedLayer
 from lightning_modules.peft.lora import Lora
-from tests.lightning_modules.memory.training import NUM_LAYERS, gradients_of, layers, make_model
+from tests.lightning_modules.memory.training import NUM_LAYERS, Gradients, gradients_of, layers, make_model
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.lightning_modules.tiny_training import (
     RecordedGradients,
@@ -42,8 +43,14 @@ TILED = {
 """Tiles of 10 tokens do not divide the 64 of a micro-batch."""
 
 
+@functools.lru_cache(maxsize=4)
+def plain_gradients(bf16: bool, **model: Any) -> Gradients:
+    """Where every activation is held, which is the same whatever a setting is compared with it."""
+    return gradients_of(make_model(**model), bf16=bf16)
+
+
 def assert_same(setting: dict[str, Any], *, equal: bool, bf16: bool = False, **model: Any) -> None:
-    expected = gradients_of(make_model(**model), bf16=bf16)
+    expected = plain_gradients(bf16, **model)
     found = gradients_of(make_model(ActivationMemory(**setting), **model), bf16=bf16)
     assert torch.equal(found.loss, expected.loss)
     assert found.by_name.keys() == expected.by_name.keys()
@@ -87,13 +94,14 @@ def test_every_attention_of_ours_is_recomputed_alike(attention: str) -> None:
 @pytest.mark.parametrize("setting", [*WHOLE_MLP.values(), *TILED.values()], ids=[*WHOLE_MLP, *TILED])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_our_own_adapters_get_the_same_gradients(setting: dict[str, Any], bf16: bool) -> None:
-    def change(model: Any) -> None:
-        Lora(r=4, target_modules=["q_proj", "gate_proj", "down_proj"]).apply(model)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # zero at first, which would hide what reaches A
-                parameter.data.fill_(0.01)
+    assert_same(setting, equal="mlp_tile_size" not in setting, bf16=bf16, change=our_own_adapters)
 
-    assert_same(setting, equal="mlp_tile_size" not in setting, bf16=bf16, change=change)
+
+def our_own_adapters(model: Any) -> None:
+    Lora(r=4, target_modules=["q_proj", "gate_proj", "down_proj"]).apply(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at first, which would hide what reaches A
+            parameter.data.fill_(0.01)
 
 
 @pytest.mark.parametrize("setting", TILED.values(), ids=TILED)

@@ -18,7 +18,9 @@ from recipes.ablating.running import compose_cells
 from recipes.compose import ConfigError, compose
 from tests.datamodules.toy import make_plan
 
-ABLATIONS = ("extension_vs_more_tokens", "rope_base")
+ABLATIONS = ("extension_vs_more_tokens", "packing", "rope_base")
+STUDIED = {"packing": {"seed", "max_steps"}}
+"""What an ablation varies on purpose of what is the same in all cells of others."""
 HEADER = ("Paper", "Source", "Run", "Expect", "Differs")
 
 GRID = """
@@ -115,9 +117,9 @@ def test_values_are_spelled_as_on_the_command_line(write: Write) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "no ablation given; add ablation=<name>, one of: extension_vs_more_tokens, mine, rope_base"),
+        ([], "no ablation given; add ablation=<name>, one of: extension_vs_more_tokens, mine, packing, rope_base"),
         (["ablation=rope"], "ablation=rope does not exist; nearest: rope_base"),
-        (["ablation=zzz"], "ablation=zzz does not exist; there are: extension_vs_more_tokens, mine, rope_base"),
+        (["ablation=zzz"], "ablation=zzz does not exist; there are: extension_vs_more_tokens, mine, packing, rope_base"),
         (["ablation=mine", "ablation=mine"], "ablation is given twice; keep one"),
         (["ablation=mine", "fast"], "'fast' is not of the form key=value"),
         (["ablation=mine", "resume=here"], "resume=here means nothing to a grid; auto goes on where it stopped"),
@@ -189,9 +191,13 @@ def test_every_cell_on_disk_is_valid_and_trains_equally_long(name: str) -> None:
     ablation = read_ablation([f"ablation={name}"])
     composed = compose_cells(ablation)
     assert list(composed) == [cell.name for cell in ablation.cells]
-    assert (
-        len({(c.config.data.max_steps, c.config.data.tokens_per_step, c.config.seed) for c in composed.values()}) == 1
-    )
+    configs = [cell.config for cell in composed.values()]
+    studied = STUDIED.get(name, set())
+    assert len({config.seed for config in configs}) == 1 or "seed" in studied
+    assert len({config.data.max_steps for config in configs}) == 1 or "max_steps" in studied
+    # As many tokens, or samples where steps are of these, in every cell.
+    per_step = [config.data.tokens_per_step or config.data.samples_per_step for config in configs]
+    assert len({config.data.max_steps * n for config, n in zip(configs, per_step, strict=True)}) == 1
     assert len({tuple(c.config.evaluation.lengths) for c in composed.values()}) == 1
 
 

@@ -119,7 +119,10 @@ def test_values_are_spelled_as_on_the_command_line(write: Write) -> None:
     [
         ([], "no ablation given; add ablation=<name>, one of: extension_vs_more_tokens, mine, packing, rope_base"),
         (["ablation=rope"], "ablation=rope does not exist; nearest: rope_base"),
-        (["ablation=zzz"], "ablation=zzz does not exist; there are: extension_vs_more_tokens, mine, packing, rope_base"),
+        (
+            ["ablation=zzz"],
+            "ablation=zzz does not exist; there are: extension_vs_more_tokens, mine, packing, rope_base",
+        ),
         (["ablation=mine", "ablation=mine"], "ablation is given twice; keep one"),
         (["ablation=mine", "fast"], "'fast' is not of the form key=value"),
         (["ablation=mine", "resume=here"], "resume=here means nothing to a grid; auto goes on where it stopped"),

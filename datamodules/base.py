@@ -215,12 +215,10 @@ class PackedDataModule(pl.LightningDataModule):
 
     def _mixed_to_the_end(self, request: RunRequest) -> RunRequest:
         """With shares of what is read of each source, where rules read some of them more or less than others."""
-        streams = [request.stream(number) for number in range(len(request.names))]
-        if request.mix_by == "samples":
-            read = [len(stream.first(1 << 62)) for stream in streams]
-        else:
-            read = [stream.available or 0 for stream in streams]
-        return replace(request, mixture=Mixture(dict(zip(request.names, map(float, read), strict=True))))
+        by_samples, read = request.mix_by == "samples", {}
+        for name, stream in zip(request.names, map(request.stream, range(len(request.names))), strict=True):
+            read[name] = float(len(stream.first(1 << 62)) if by_samples else stream.available or 0)
+        return replace(request, mixture=Mixture(read))
 
     def _shares(self, stores: Mapping[str, TokenStore]) -> dict[str, float]:
         """The mixture in what the plan counts: samples or tokens."""

@@ -16,9 +16,12 @@ import math
 
 import numpy as np
 
+from datamodules.mixture import Mixture
 from datamodules.packing.plan import RunPlan
 from datamodules.packing.run import MOST_ROUNDS, RunRequest
 from datamodules.packing.stream import DocumentStream
+
+FOR_EVER = 1e300
 
 
 def plan_sample_steps(request: RunRequest) -> RunPlan:
@@ -83,30 +86,50 @@ def dealt_samples(request: RunRequest) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The sources hold too few, and the run may not end with them.
     """
     streams = [request.stream(number) for number in range(len(request.names))]
-    mixture, ended = request.mixture.exhausted(_available(request, streams))
+    available = _available(request, streams)
+    mixture, ended = request.mixture.exhausted(available)
     budget = float(request.num_rows)  # of samples or tokens, as the mixture counts
     for _ in range(MOST_ROUNDS):
         drawn = [_drawn(request, stream, share) for stream, share in zip(streams, mixture.given(budget), strict=True)]
-        sources, numbers, whole = mixture.order(
-            [_sizes(request, stream.lengths[found]) for stream, found in zip(streams, drawn, strict=True)],
-            seed=request.seed,
-        )
-        if len(sources) >= request.num_rows or np.isinf(whole):
+        sizes = [_sizes(request, stream.lengths[found]) for stream, found in zip(streams, drawn, strict=True)]
+        places, is_all = _ordered(request, mixture, sizes, list(available.values()))
+        if len(places) >= request.num_rows or is_all:
             break
-        budget *= max(1.5, request.num_rows / max(len(sources), 1))
+        budget *= max(1.5, request.num_rows / max(len(places), 1))
     else:
         raise AssertionError("the budget grows and no sample comes of it")
-    sources, numbers = sources[: request.num_rows], numbers[: request.num_rows]
-    if len(sources) < request.num_rows and not request.may_end:
+    if len(places) < request.num_rows and not request.may_end:
         raise ValueError(
-            f"corpus.sampling lets the sources be read for {len(sources):,} samples, but the run takes"
+            f"corpus.sampling lets the sources be read for {len(places):,} samples, but the run takes"
             f" {request.num_rows:,}; raise max_epochs or lower data.max_steps"
         )
-    before = np.cumsum([0, *(len(found) for found in drawn)])
-    documents = np.concatenate(drawn)[before[sources] + numbers]
+    places = places[: request.num_rows]
+    sources = np.repeat(np.arange(len(drawn)), [len(found) for found in drawn])[places]
+    documents = np.concatenate(drawn)[places]
     if request.at_exhaustion == "error" and not request.may_end:
-        _refuse_exhaustion(request, ended, sizes=_sizes(request, _lengths(request, sources, documents)))
+        _refuse_exhaustion(request, ended, sizes=np.concatenate(sizes)[places])
     return sources, documents
+
+
+def _ordered(
+    request: RunRequest, mixture: Mixture, sizes: list[np.ndarray], available: list[int | None]
+) -> tuple[np.ndarray, bool]:
+    """The samples drawn so far in the order of the run, as far as it is certain, and whether these are all.
+
+    A source that has given all it has leaves nothing open. Its end by the mixture says the same, but for rounding.
+    """
+    _, times, _ = mixture.places(sizes, seed=request.seed)
+    asked = request.mixture.given(FOR_EVER) > 0
+    open_ends = [
+        float(mixture.times(number, np.array([float(own.sum())]))[0])
+        for number, (own, most) in enumerate(zip(sizes, available, strict=True))
+        if asked[number] and own.sum() != most
+    ]
+    places = np.argsort(times, kind="stable")
+    if not open_ends:
+        return places, True
+    certain = min(*open_ends, np.finfo(np.float64).max)  # what never has its turn stays out
+    return places[: np.count_nonzero(times <= certain)], math.isinf(min(open_ends))
 
 
 def _refuse_exhaustion(request: RunRequest, ended: list[tuple[str, float]], *, sizes: np.ndarray) -> None:

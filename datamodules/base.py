@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from datamodules.loader_workers import leave_sigterm_to_the_trainer
 from datamodules.mixture import Mixture, Phase
 from datamodules.packed_dataset import PackedDataset
 from datamodules.packing.plan import Packing
-from datamodules.packing.run import RunRequest, plan_run
+from datamodules.packing.run import RunRequest, plan_run, steps_to_the_end
 from datamodules.packing.stream import Sampling
 from datamodules.prepare.engine import Engine
 from datamodules.refusals import refuse_what_cannot_be
@@ -239,14 +238,7 @@ class PackedDataModule(pl.LightningDataModule):
     def _steps_of_epochs(self, stores: Mapping[str, TokenStore]) -> int:
         """Steps that it takes to read every source `epochs` times."""
         self.max_steps = 1  # for a request, of which nothing but the sources is read
-        request = self._request(stores)
-        streams = [request.stream(number) for number in range(len(request.names))]
-        num_samples = sum(len(stream.first(1 << 62)) for stream in streams)
-        if self.samples_per_step is not None:
-            return math.ceil(num_samples / self.samples_per_step)
-        available = sum(stream.available or 0 for stream in streams)
-        most = num_samples + available // self.packing.max_seqlen + 1  # a row holds a part of a sample at least
-        return len(plan_run(replace(request, num_rows=most))) // request.rows_per_step
+        return steps_to_the_end(self._request(stores))
 
     def setup(self, stage: str | None = None) -> None:
         stores = {name: self.prepare_store(name) for name in self.sources}

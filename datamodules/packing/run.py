@@ -9,8 +9,9 @@ of the rows or documents of the run, and what the packing costs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -146,3 +147,18 @@ def _refuse_exhaustion(request: RunRequest, ended: list[tuple[str, float]], *, n
                 f" run's {num_tokens:,} tokens; raise it, lower its share in corpus.mixture or data.max_steps, or set"
                 " corpus.at_exhaustion=renormalise"
             )
+
+
+def steps_to_the_end(request: RunRequest) -> int:
+    """Optimizer steps until every source has been read as often as it may; the last may hold less than the others.
+
+    Args:
+        request: Of a run whose sources all end; its `num_rows` plays no part.
+    """
+    streams = [request.stream(number) for number in range(len(request.names))]
+    num_samples = sum(len(stream.first(1 << 62)) for stream in streams)
+    if request.by_samples:
+        return math.ceil(num_samples / request.rows_per_step)
+    available = sum(stream.available or 0 for stream in streams)
+    most = num_samples + available // request.packing.max_seqlen + 1  # a row holds a part of a sample at least
+    return len(plan_run(replace(request, num_rows=most))) // request.rows_per_step

@@ -43,6 +43,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "ours": OUR_SETTINGS,
     "bare_loop": OUR_SETTINGS,
     "hf_trainer": HUGGING_FACE_SETTINGS,
+    "hf_trainer_cudnn": HUGGING_FACE_SETTINGS,
     "trl_trainer": HUGGING_FACE_SETTINGS,
     "plain_lightning": HUGGING_FACE_SETTINGS[:2],
 }
@@ -50,6 +51,7 @@ NAMES = {
     "ours": "this project",
     "bare_loop": "this project, bare loop",
     "hf_trainer": "transformers Trainer + PEFT",
+    "hf_trainer_cudnn": "the same, given cuDNN attention",
     "trl_trainer": "TRL SFTTrainer + PEFT",
     "plain_lightning": "Lightning + transformers + PEFT",
 }
@@ -65,6 +67,7 @@ def arms() -> dict[str, Callable[[Job], Result]]:
         "ours": ours.through_the_trainer,
         "bare_loop": ours.bare_loop,
         "hf_trainer": peers.hf_trainer,
+        "hf_trainer_cudnn": peers.hf_trainer_cudnn,
         "trl_trainer": peers.trl_trainer,
         "plain_lightning": peers.plain_lightning,
     }

@@ -19,6 +19,7 @@ def train(config: DictConfig) -> None:
         close_run(run, status="finished")
         if questions is not None:
             print(f"\n{answer_report(config, run, questions)}")
+            print(f"answers: {run.path}/figures/answers.png, answers.json")
         print(f"trained: {run.path}")
         print(f"next:    python -m recipes.evaluate recipe={config.recipe_name} checkpoint={run.path}")
         print("         with the other words of this command, if there are any")

@@ -14,8 +14,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
-from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AttentionInterface, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks.sft_arms.job import Clock, Job, Result, random_model, row
 
@@ -76,9 +78,25 @@ def _arguments(job: Job, folder: str, kind: type[TrainingArguments] = TrainingAr
     )
 
 
-def hf_trainer(job: Job) -> Result:
+CUDNN_ATTENTION = "benchmark_cudnn"
+
+
+def cudnn_attention(*args: Any, **kwargs: Any) -> Any:
+    """transformers' own sdpa with cuDNN's kernel before the others; where there is none, the next one serves."""
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(order, set_priority=True):
+        return sdpa_attention_forward(*args, **kwargs)
+
+
+def hf_trainer_cudnn(job: Job) -> Result:
+    """`hf_trainer` given cuDNN's attention, so that kernels and the rest of a program can be told apart."""
+    AttentionInterface.register(CUDNN_ATTENTION, cudnn_attention)
+    return hf_trainer(job, attention=CUDNN_ATTENTION)
+
+
+def hf_trainer(job: Job, *, attention: str = "sdpa") -> Result:
     """transformers' Trainer with PEFT, and Liger where installed."""
-    model = random_model(job, attention="sdpa")
+    model = random_model(job, attention=attention)
     adapted = get_peft_model(model, _lora(job))
     if job.setting.get("gradient_checkpointing"):
         adapted.enable_input_require_grads()

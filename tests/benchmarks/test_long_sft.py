@@ -10,7 +10,7 @@ from benchmarks.accounting import LLAMA_8B, TOY
 from benchmarks.long_sft import HUGGING_FACE_SETTINGS, NAMES, OUR_SETTINGS, SETTINGS, arms, best, run_here, table
 from benchmarks.sft_arms.job import Job, Result, random_model
 
-NUM_ARMS = 5
+NUM_ARMS = 6
 
 
 def make_job(arm: str, **setting: object) -> Job:
@@ -51,12 +51,13 @@ def test_programs_start_from_the_same_loss() -> None:
         make_job("ours", **OUR_SETTINGS[0]),
         make_job("bare_loop", **OUR_SETTINGS[1]),
         make_job("hf_trainer", **HUGGING_FACE_SETTINGS[0]),
+        make_job("hf_trainer_cudnn", **HUGGING_FACE_SETTINGS[0]),
         make_job("plain_lightning", **HUGGING_FACE_SETTINGS[1]),
     ]
     results = [run_here(job) for job in jobs]
-    assert [result.failure for result in results] == [None] * 4
+    assert [result.failure for result in results] == [None] * 5
     losses = [result.first_loss for result in results]
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-4)  # the Trainer logs four decimals
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-4)  # the Trainer logs four decimals
     assert losses[0] == pytest.approx(math.log(TOY.vocab_size), rel=0.02)  # random weights of this size know nothing
 
 

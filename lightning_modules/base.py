@@ -278,7 +278,6 @@ class CausalLMModule(pl.LightningModule):
             logging.getLogger(__name__).warning(
                 "step %d has no target token, as every label is masked; nothing is trained in it", step + 1
             )
-        optimizer.zero_grad()
         optimizer.step()  # without gradients it touches no weight and no state, and the step counts
         schedule: Any = self.lr_schedulers()
         schedule.step()

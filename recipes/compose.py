@@ -1,6 +1,6 @@
 """From the words on the command line to one configuration.
 
-    conf/config.yaml  <  group options  <  preset (recipe=…)  <  scale=…  <  debug=…  <  the command line
+    conf/config.yaml  <  group options  <  preset (recipe=…)  <  variant=…  <  scale=…  <  debug=…  <  the command line
 
 Naming a group option on the command line (`rope=linear`) replaces what the preset wrote in that group, so that an
 ablation is one override and never a mixture of two options' keys. The rules are Hydra's; where conf/ keeps to what
@@ -24,9 +24,13 @@ from yaml import MarkedYAMLError, YAMLError
 
 BUNDLED = {"demo_model": "lightning_modules.models", "classics": "datamodules.corpora"}
 BUNDLED_FOLDERS = {"demo_model": "demo"}
-OVERLAYS = ("recipe", "scale", "debug")
+OVERLAYS = ("recipe", "variant", "scale", "debug")
 """Groups whose options write into all others; they have no node of their own."""
-READ_ELSEWHERE = {"ablation": "python -m recipes.ablate"}
+READ_ELSEWHERE = {
+    "ablation": "python -m recipes.ablate",
+    "hardware": "python -m recipes.plan",
+    "pipeline": "python -m recipes.run",
+}
 """Folders of conf/ whose files are no part of a configuration, and the verb that reads them."""
 
 

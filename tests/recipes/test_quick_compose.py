@@ -68,8 +68,8 @@ def test_every_preset_has_the_values_and_options_that_hydra_gives_it() -> None:
 
 
 @pytest.mark.usefixtures("no_hydra")
-@pytest.mark.parametrize("overlays", list(product(["paper", "toy"], ["none", "two_steps"])))
-def test_preset_under_its_overlays_is_what_hydra_makes_of_it(overlays: tuple[str, str]) -> None:
+@pytest.mark.parametrize("overlays", list(product(["none"], ["paper", "toy"], ["none", "two_steps"])))
+def test_preset_under_its_overlays_is_what_hydra_makes_of_it(overlays: tuple[str, str, str]) -> None:
     words = ["recipe=demo/extend", *(f"{group}={option}" for group, option in zip(OVERLAYS[1:], overlays, strict=True))]
     assert_as_by_hydra(words)
 

@@ -139,6 +139,7 @@ class PackedDataModule(pl.LightningDataModule):
         self.engine: Engine | None = None  # what makes token stores; None makes them here
         self.unread: Sequence[str] = ()  # sources that the mixture names and gives nothing
         self.rows: Rows | None = None
+        self._tokens_read: np.ndarray | None = None  # [num_steps] int64
         self.request: RunRequest | None = None
         self.data: PackedDataset | None = None
         self.validation_data: PackedDataset | None = None
@@ -244,6 +245,7 @@ class PackedDataModule(pl.LightningDataModule):
         stores = {name: self.prepare_store(name) for name in self.sources}
         self.request = self._request(stores)
         self.rows = self._planner.rows(self.request, stores)
+        self._tokens_read = None
         if (
             self.augmentation is not None
             and self.rows.cut
@@ -334,6 +336,14 @@ class PackedDataModule(pl.LightningDataModule):
         assert self.rows is not None
         length = self.context_length(step)
         return length if self.rows.window and length < self.packing.max_seqlen else None
+
+    def tokens_read(self, step: int) -> int:
+        """Tokens of all ranks up to the end of a step, padding not among them; known after `setup`."""
+        assert self.rows is not None
+        if self._tokens_read is None:
+            by_step = self.rows.plan.row_tokens.reshape(-1, self.sequences_per_step).sum(axis=1)
+            self._tokens_read = np.cumsum(by_step)
+        return int(self._tokens_read[step])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Yields list[Batch], this rank's micro-batches of one optimizer step."""

@@ -72,7 +72,8 @@ class CausalLMModule(pl.LightningModule):
         loss_chunk_size: Positions whose logits exist at a time.
         log_every_n_steps: How often numbers are gathered and logged; other steps only train.
         compute_dtype: Working precision of a sharded model; elsewhere the trainer's precision decides.
-        length_schedule: Length of the sequences and of the attention by step; None has whole rows at every step.
+        length_schedule: Length of the sequences and of the attention, and tokens, by step; None has whole rows at every
+            step.
         source_names: The sources that `source_ids` of a batch count; two or more have their losses logged apart.
         seed: Seeds dropout, per step and rank, so that a resumed run draws the same.
         shifted_group_size: Tokens of a group of shifted sparse attention; None where attention has no groups.
@@ -305,16 +306,17 @@ class CausalLMModule(pl.LightningModule):
 
     def _log_step(self, step: int, micro_batches: list[Batch], *, lr: float, gradient_norm: float) -> None:
         losses = self._observed()
-        tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.trainer.world_size
+        tokens = self._tokens_read(step, micro_batches)
         last_step, last_time = self._last_log
+        since = tokens - (self._tokens_read(last_step - 1, micro_batches) if last_step else 0)
         now = time.perf_counter()
         self._last_log = (step + 1, now)
         numbers = {
             **{f"train/{name}": value for name, value in losses.items()},
             "train/lr": lr,
             "train/gradient_norm": gradient_norm,
-            "train/tokens_per_second": tokens * (step + 1 - last_step) / max(now - last_time, 1e-9),
-            "train/tokens": float(tokens * (step + 1)),
+            "train/tokens_per_second": since / max(now - last_time, 1e-9),
+            "train/tokens": float(tokens),
             "train/context_length": float(self._context_length(step)),
         }
         if self.logger is not None:
@@ -326,6 +328,12 @@ class CausalLMModule(pl.LightningModule):
             )
         progress = {"loss": losses["loss"], "lr": lr, "tok/s": numbers["train/tokens_per_second"]}
         self.log_dict(progress, prog_bar=True, logger=False)
+
+    def _tokens_read(self, step: int, micro_batches: list[Batch]) -> int:
+        """Tokens up to the end of a step; without a plan of the run, as if every step were like these micro-batches."""
+        if self.length_schedule is not None:
+            return self.length_schedule.tokens_read(step)
+        return sum(batch["input_ids"].numel() for batch in micro_batches) * self.trainer.world_size * (step + 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.model is not None

@@ -1,4 +1,4 @@
-"""What a training module asks about the length of sequences; `datamodules` decides it."""
+"""What a training module asks about the sequences of its steps; `datamodules` decides it."""
 
 from __future__ import annotations
 
@@ -14,4 +14,8 @@ class LengthSchedule(Protocol):
 
     def attention_window(self, step: int) -> int | None:
         """Tokens of the fragments of a row that attention stays within; None for the whole row."""
+        ...
+
+    def tokens_read(self, step: int) -> int:
+        """Tokens of all ranks from the run's first step to the end of this one, padding not among them."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,8 @@ def test_epochs_read_every_conversation_so_often_and_then_the_run_ends(layout: s
     assert sorted(read) == sorted(2 * every)
     assert len(samples_of_step(data, data.num_steps - 1)) == 2
     assert sum(num_targets(batch) for batch in batches_of_step(data, data.num_steps - 1)) > 0
+    lengths = [sum(LENGTHS[source][d] for source, d in samples_of_step(data, step)) for step in range(data.num_steps)]
+    assert [data.tokens_read(step) for step in range(data.num_steps)] == [*accumulate(lengths)]
 
 
 def test_epochs_of_packed_rows_end_with_a_step_that_is_not_full(tmp_path: Path) -> None:

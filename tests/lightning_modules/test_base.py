@@ -215,6 +215,9 @@ class Growing:
     def attention_window(self, step: int) -> int | None:
         return self.context_length(step) if step < 3 else None
 
+    def tokens_read(self, step: int) -> int:
+        return (100, 160, 200, 203, 300)[step]
+
 
 def test_every_step_has_its_own_window_and_validation_none(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
@@ -239,7 +242,9 @@ def test_context_length_is_logged_at_every_step_and_its_changes_are_said(
         fit(make_module(max_steps=5, length_schedule=Growing()), [one_step()] * 5, logger=logger, log_every_n_steps=1)
     (file,) = tmp_path.rglob("metrics.csv")
     with file.open() as lines:
-        assert [float(row["train/context_length"]) for row in csv.DictReader(lines)] == [8, 8, 16, 32, 32]
+        rows = [*csv.DictReader(lines)]
+    assert [float(row["train/context_length"]) for row in rows] == [8, 8, 16, 32, 32]
+    assert [float(row["train/tokens"]) for row in rows] == [100, 160, 200, 203, 300]
     said = [record.getMessage() for record in caplog.records if "from here" in record.getMessage()]
     assert said == [f"step {step}: context length {n} of 32 from here" for step, n in ((1, 8), (3, 16), (4, 32))]
 

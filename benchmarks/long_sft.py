@@ -102,7 +102,7 @@ def best(jobs: Sequence[Job], run: Callable[[Job], Result]) -> tuple[Job, Result
 
 def table(outcomes: dict[int, list[tuple[Job, Result]]]) -> str:
     """All lengths, as Markdown."""
-    header = "| length | program | setting | tokens/s | to tuned Trainer | peak GiB | MFU | of roof | loss of step 1 |"
+    header = "| length | program | setting | tokens/s | to tuned Trainer | peak GiB (reserved) | MFU | of roof | loss of step 1 |"
     lines = [header, "|---:|:---|:---|---:|---:|---:|---:|---:|---:|"]
     for length, done in outcomes.items():
         reference = next((r.seconds for job, r in done if job.arm == REFERENCE), None)
@@ -126,12 +126,18 @@ def _line(length: int, job: Job, result: Result, reference: float | None) -> str
         setting,
         f"{length / result.seconds:,.0f}",
         ratio,
-        f"{(result.allocated_bytes or 0) / 2**30:.1f}",
+        _gib(result),
         mfu,
         f"{roof:.2f}" if on_gpu else "not measured",
         f"{result.first_loss:.4f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _gib(result: Result) -> str:
+    """Peak of the tensors, and of what torch took from the device for them."""
+    peak = f"{(result.allocated_bytes or 0) / 2**30:.1f}"
+    return peak if result.reserved_bytes is None else f"{peak} ({result.reserved_bytes / 2**30:.1f})"
 
 
 def main(words: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ def test_programs_start_from_the_same_loss() -> None:
 
 def test_what_a_program_cannot_do_is_in_the_table() -> None:
     ok = Result(seconds=0.5, allocated_bytes=2**30, first_loss=5.0)
-    slow = Result(seconds=1.0, allocated_bytes=2**30, first_loss=5.0)
+    slow = Result(seconds=1.0, allocated_bytes=2**30, reserved_bytes=3 * 2**30, first_loss=5.0)
     lines = table(
         {
             100: [
@@ -74,7 +74,7 @@ def test_what_a_program_cannot_do_is_in_the_table() -> None:
         }
     ).splitlines()
     assert "| 200 | 2.00 | 1.0 |" in lines[2]
-    assert "| 100 | 1.00 | 1.0 |" in lines[3]
+    assert "| 100 | 1.00 | 1.0 (3.0) |" in lines[3]
     assert "out of memory" in lines[4]
 
 

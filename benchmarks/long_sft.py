@@ -102,8 +102,8 @@ def best(jobs: Sequence[Job], run: Callable[[Job], Result]) -> tuple[Job, Result
 
 def table(outcomes: dict[int, list[tuple[Job, Result]]]) -> str:
     """All lengths, as Markdown."""
-    header = "| length | program | setting | tokens/s | to tuned Trainer | peak GiB (reserved) | MFU | of roof | loss of step 1 |"
-    lines = [header, "|---:|:---|:---|---:|---:|---:|---:|---:|---:|"]
+    titles = "tokens/s | to tuned Trainer | peak GiB (reserved) | MFU | of roof | loss of step 1"
+    lines = [f"| length | program | setting | {titles} |", "|---:|:---|:---|---:|---:|---:|---:|---:|---:|"]
     for length, done in outcomes.items():
         reference = next((r.seconds for job, r in done if job.arm == REFERENCE), None)
         lines += [_line(length, job, result, reference) for job, result in done]

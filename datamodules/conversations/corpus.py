@@ -97,10 +97,11 @@ class ConversationShard:
     def documents(self, quarantine: Quarantine) -> Iterator[Document]:
         for row in self.shard.documents(quarantine):
             try:
-                text = self.records.conversation(json.loads(row.text)).to_json()
+                conversation = self.records.conversation(json.loads(row.text))
             except BadConversation as problem:
                 quarantine.add(row.place, str(problem))
                 continue
-            document = MarkedDocument(text, row.place)
+            document = MarkedDocument(conversation.to_json(), row.place)
+            document.readable = conversation.readable()
             document.task, document.repair = getattr(row, "task", None), getattr(row, "repair", None)
             yield document

@@ -72,7 +72,9 @@ class Decontamination:
     def index(self) -> NgramIndex:
         """The evaluation's n-grams; pickled along once it is there."""
         with _own_key():
-            index = NgramIndex(self.against.texts(), num_words=self.num_words)
+            shards = shards_of(self.against)
+            texts = (readable_of(document) for shard in shards for document in shard.documents(Quarantine(strict=True)))
+            index = NgramIndex(texts, num_words=self.num_words)
         if len(index) == 0:
             raise ValueError(
                 f"no text of filters.decontaminate.against has {self.num_words} words, so nothing would ever be"
@@ -126,6 +128,11 @@ def task_of(document: Document) -> str | None:
     return getattr(document, "task", None)
 
 
+def readable_of(document: Document) -> str:
+    """The words of a document, without the form that a conversation is kept in."""
+    return getattr(document, "readable", None) or document.text
+
+
 def overlapping_tasks(corpus: Corpus, index: NgramIndex) -> frozenset[str]:
     """The tasks of which a document shares an n-gram with the evaluation; one pass, which stops at none of its rows."""
     found: set[str] = set()
@@ -134,7 +141,7 @@ def overlapping_tasks(corpus: Corpus, index: NgramIndex) -> frozenset[str]:
             task = task_of(document)
             if task is None:
                 raise ValueError("drop_tasks=true, but the corpus names no tasks; set corpus.sources.*.task_field")
-            if task not in found and index.overlap(document.text) is not None:
+            if task not in found and index.overlap(readable_of(document)) is not None:
                 found.add(task)
     return frozenset(found)
 

@@ -99,6 +99,7 @@ class MarkedDocument(Document):
 
     task: str | None = None
     repair: str | None = None  # what was wrong with it
+    readable: str | None = None  # what a person reads, where `text` is a form that holds it
 
 
 class Span(NamedTuple):

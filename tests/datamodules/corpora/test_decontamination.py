@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.conversations.corpus import ConversationCorpus
 from datamodules.corpora import decontamination
 from datamodules.corpora.base import Quarantine
-from datamodules.corpora.decontamination import Decontamination, NgramIndex, word_chunks
+from datamodules.corpora.decontamination import Decontamination, NgramIndex, overlapping_tasks, word_chunks
 from datamodules.corpora.files import FileCorpus
 from datamodules.corpora.filters import DocumentFilters, Drops, kept, ready_filters
 
@@ -163,6 +164,21 @@ def test_number_of_words_decides(tmp_path: Path):
     found, dropped = left(tasks(tmp_path, num_words=9))
     assert "which of " not in found
     assert dropped == {"shares 9 words in a row with an evaluation text": 3}
+
+
+def test_words_of_conversations_overlap_and_the_form_that_they_are_kept_in_does_not(tmp_path: Path):
+    """In it, the end of a line is an n before the next one's first word, and the names of its fields are words."""
+    words = QUESTION.split()
+    lines = " ".join(words[:5]) + "\n" + " ".join(words[5:])
+
+    def talk(question: str, answer: str) -> ConversationCorpus:
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        path = write(tmp_path / f"{answer}.jsonl", [{"messages": messages, "task": "t"}])
+        return ConversationCorpus(rows=FileCorpus(path, task_field="task"), records="messages")
+
+    asked = Decontamination(talk(QUESTION, "no")).index
+    assert overlapping_tasks(talk(lines, "yes"), asked) == {"t"}
+    assert overlapping_tasks(talk(" ".join(words[-6:]), "no"), asked) == set()
 
 
 def test_dropping_tasks_needs_their_field(tmp_path: Path):

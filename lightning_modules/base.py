@@ -190,7 +190,7 @@ class CausalLMModule(pl.LightningModule):
         for k, micro_batch in enumerate(micro_batches):
             batch = to_device(micro_batch, self.device, non_blocking=True)
             last = k == len(micro_batches) - 1
-            with synchronise_gradients(self.trainer.strategy.model, self.model, last=last):
+            with synchronise_gradients(self.trainer.strategy, self.model, last=last):
                 loss: SummedLoss = self.model(batch, window=window)
                 self._backward(loss.loss_sum * scale)
             if logs:

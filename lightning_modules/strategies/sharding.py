@@ -23,8 +23,40 @@ from lightning_modules.checkpointing import METADATA, disk_error, not_written, p
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
 
 
+EVERY_MICRO_BATCH = "every_micro_batch"
+REDUCTIONS = (EVERY_MICRO_BATCH, "once_a_step")
+
+
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all devices, with checkpoints that are folders and can be resumed by any number of devices."""
+    """FSDP2 over all devices, with checkpoints that are folders and can be resumed by any number of devices.
+
+    Args:
+        data_parallel_size: Devices that share a model.
+        reduce_gradients: `every_micro_batch`: a device holds its share of the gradients; `once_a_step`: all of them in
+            fp32 until the step's last micro-batch, with fewer collectives.
+        process_group_backend: `gloo` without GPUs.
+
+    Raises:
+        ValueError: `reduce_gradients` is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_parallel_size: int,
+        reduce_gradients: str = EVERY_MICRO_BATCH,
+        process_group_backend: str | None = None,
+    ) -> None:
+        if reduce_gradients not in REDUCTIONS:
+            raise ValueError(
+                f"strategy.reduce_gradients={reduce_gradients} is not known; allowed are {', '.join(REDUCTIONS)}"
+            )
+        super().__init__(
+            data_parallel_size=data_parallel_size,
+            tensor_parallel_size=1,
+            process_group_backend=process_group_backend,
+        )
+        self.reduce_gradients = reduce_gradients
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write the folder beside its final place and rename it, so that it is whole or absent.

@@ -73,6 +73,7 @@ def _start(folder: Path) -> None:
         jobs[f"{strategy}_conversations"] = {"kind": "conversations", "strategy": strategy}
         for name in LENGTHS_WITH_VALIDATION:  # before two ranks would write the same stores
             conversations(folder / f"{strategy}_conversations").prepare_store(name)
+    jobs["fsdp_once_a_step"] = {**jobs["fsdp"], "reduce_gradients": "once_a_step"}
     jobs["rope_by_step"] = {"kind": "rope_by_step"}
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     done = finished("tests.distributed.worker", str(folder), second_rank=True)

@@ -53,7 +53,7 @@ def test_mean_of_micro_batch_means_is_another_gradient(expected: dict[str, torch
     assert F.cosine_similarity(flat, right, dim=0) < 0.9
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "fsdp_once_a_step"])
 def test_two_ranks_have_the_gradient_of_one(
     strategy: str, expected: dict[str, torch.Tensor], two_ranks: TwoRanks
 ) -> None:
@@ -64,8 +64,15 @@ def test_two_ranks_have_the_gradient_of_one(
         torch.testing.assert_close(result["weights"][name], weight, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("strategy", "groups"), [("ddp", 1), ("fsdp", 3)])  # one bucket; two layers and the rest
-def test_gradients_travel_once_a_step_and_not_with_every_micro_batch(
-    strategy: str, groups: int, two_ranks: TwoRanks
+@pytest.mark.parametrize(
+    ("strategy", "reductions"),
+    [
+        ("ddp", 1),  # of one bucket
+        ("fsdp_once_a_step", 3),  # two layers and the rest
+        ("fsdp", 2 * 3),  # with each of two micro-batches, so that no rank holds the gradients of the whole model
+    ],
+)
+def test_gradients_travel_as_often_in_a_step_as_the_strategy_says(
+    strategy: str, reductions: int, two_ranks: TwoRanks
 ) -> None:
-    assert two_ranks.results[strategy]["reductions"] == 2 * groups
+    assert two_ranks.results[strategy]["reductions"] == 2 * reductions  # two steps

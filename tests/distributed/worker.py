@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
@@ -26,6 +26,7 @@ from lightning_modules.memory.activation_memory import ActivationMemory
 from lightning_modules.optim.adamw_bf16 import adamw_bf16
 from lightning_modules.optim.muon import muon
 from lightning_modules.peft.long_lora import LongLora
+from lightning_modules.strategies.sharding import ShardedStrategy
 from tests.distributed.gated_runs import gated
 from tests.distributed.rope_by_step import rope_by_step
 from tests.distributed.sampled_steps import sampled_steps
@@ -80,7 +81,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     if strategy_name == "ddp":
         strategy = DDPStrategy(process_group_backend="gloo")
     elif strategy_name == "fsdp":
-        strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend="gloo")
+        reduce = job.get("reduce_gradients", "every_micro_batch")
+        strategy = ShardedStrategy(data_parallel_size=ranks, reduce_gradients=reduce, process_group_backend="gloo")
     half = job.get("bf16", False)  # base weights and computing
     precision = "bf16-mixed" if half and strategy_name != "fsdp" else "32-true"
     trainer = make_trainer(devices=ranks, strategy=strategy, callbacks=[recorded, reductions], precision=precision)

@@ -176,7 +176,7 @@ def test_sharded_model_is_skipped_and_that_is_said_once(caplog: pytest.LogCaptur
 
     from lightning_modules.strategies.sharding import ShardedStrategy
 
-    strategy = ShardedStrategy(data_parallel_size=1, tensor_parallel_size=1, process_group_backend="gloo")
+    strategy = ShardedStrategy(data_parallel_size=1, process_group_backend="gloo")
     trainer: Any = SimpleNamespace(sanity_checking=False, is_global_zero=True, strategy=strategy)
     sampling = callback()
     with caplog.at_level(logging.INFO, logger="lightning_modules.callbacks.sample_answers"):

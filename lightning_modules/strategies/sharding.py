@@ -22,7 +22,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from lightning_modules.checkpointing import METADATA, disk_error, not_written, partial_of
 from lightning_modules.models.causal_lm_with_loss import CausalLMWithLoss
 
-
 EVERY_MICRO_BATCH = "every_micro_batch"
 REDUCTIONS = (EVERY_MICRO_BATCH, "once_a_step")
 

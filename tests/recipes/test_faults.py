@@ -160,6 +160,11 @@ def test_augmentation_that_cannot_be_is_refused_before_anything_is_read(
     assert sentence in found
 
 
+def test_unknown_time_of_reduction(refusal: Refusal) -> None:
+    (found,) = refusal("strategy=fsdp", "strategy.reduce_gradients=never")
+    assert found.startswith("strategy.reduce_gradients=never is not known; allowed are every_micro_batch, once_a_step")
+
+
 def test_several_faults_come_in_one_message(refusal: Refusal) -> None:
     changes = [
         "data.max_steps=few",

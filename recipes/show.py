@@ -1,6 +1,8 @@
-"""Print one recipe: its paper and its differences, every key, what your words changed, and what its RoPE means.
+"""Print one recipe: its paper and its differences, where each number comes from, every key, what your words changed,
+and what its RoPE means.
 
-python -m recipes.show data recipe=… i=… prints row i of its run instead: documents, text, and who sees whom."""
+python -m recipes.show data recipe=… i=… prints row i of its run instead: documents, text, and who sees whom.
+python -m recipes.show numbers prints every number of the four papers beside the preset's, as Markdown."""
 
 from __future__ import annotations
 
@@ -20,20 +22,33 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def show(composed: Composed) -> str:
-    """The preset's header, the configuration with references followed, the changes of the command line, and RoPE.
+    """The preset's header, its numbers' provenance, the configuration, the changes of the command line, and RoPE.
 
-    References to whole nodes stay references, as those nodes are printed in their own place, and so do bundled files,
-    which lie elsewhere on every machine. All but the configuration is comment, so that the whole reads as YAML.
+    References are followed, but those to whole nodes stay, as those nodes are printed in their own place, and so do
+    bundled files, which lie elsewhere on every machine. All but the configuration is comment, so that the whole reads
+    as YAML.
     """
     config = composed.config
     changes = _changes(composed)
     parts = [
-        header(config.recipe_name),
+        *_preset(composed),
         OmegaConf.to_yaml(OmegaConf.create({str(key): _shown(config, str(key)) for key in config})).rstrip(),
         "\n".join(["# The command line changed:", *(f"#   {change}" for change in changes)]) if changes else "",
         "\n".join(f"# {line}".rstrip() for line in ["", *rope_lines(composed)]),
     ]
     return "\n".join(filter(None, parts))
+
+
+def _preset(composed: Composed) -> list[str]:
+    """The header, with the count of its numbers, and the list of them; only the header where the preset names none."""
+    from recipes.showing.provenance import numbers, provenance_lines, summary
+
+    top, found = header(composed.config.recipe_name), numbers(composed)
+    if not found:
+        return [top]
+    count = textwrap.fill(summary(found), 120, initial_indent="# Numbers  ", subsequent_indent=f"#{' ' * 10}")
+    title = "# Where its numbers come from, the paper's own words in quotation marks"
+    return [f"{top}\n{count}\n", "\n".join([title, *(f"#   {line}" for line in provenance_lines(found)), ""])]
 
 
 def rope_lines(composed: Composed) -> list[str]:
@@ -148,5 +163,9 @@ if __name__ == "__main__":
         from recipes.showing.data import main
 
         sys.exit(main(sys.argv[2:]))
+    if sys.argv[1:2] == ["numbers"]:
+        from recipes.showing.numbers import main as numbers_main
+
+        sys.exit(numbers_main(sys.argv[2:]))
     if not help_printed("show", sys.argv[1:], doc=__doc__ or ""):
         sys.exit(exit_status(lambda: print(show(compose(sys.argv[1:])))))

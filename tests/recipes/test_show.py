@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from omegaconf import OmegaConf
 
-from recipes.compose import compose, presets
-from recipes.list import table
+from recipes.compose import compose, options, presets
+from recipes.list import names, table
+from recipes.quick_compose import preset_values
 from recipes.show import show
 
 INDEX, TOGETHER = "recipe=index_1p9b_32k/pretrain", "recipe=together_llama2_7b_32k/pretrain"
@@ -28,7 +31,7 @@ def test_header_comes_first() -> None:
     assert lines[0].startswith("# Paper    LLaMA-2-7B-32K (Together AI 2023)")
     first_key = next(number for number, line in enumerate(lines) if not line.startswith("#"))
     assert [line[2:9].strip() for line in lines[:first_key] if line[2] != " "] == [
-        *("Paper", "Source", "Run", "Expect", "Differs"),
+        *("Paper", "Source", "Run", "Expect", "Differs", "Numbers"),
     ]
 
 
@@ -137,9 +140,47 @@ def test_showing_loads_no_model_and_needs_neither_torch_nor_transformers() -> No
 
 
 def test_table_has_a_row_for_each_preset() -> None:
-    header, rule, *rows = table().splitlines()
-    assert " ".join(header.split()) == "recipe paper extends context RoPE packing documents masked tokens"
+    header, rule, *rows = table(width=200).splitlines()
+    assert " ".join(header.split()) == "recipe paper base model context RoPE packing stage tokens"
     assert set(rule) == {"-", " "}
-    assert len(rows) == len(presets())
-    (row,) = (row for row in rows if row.startswith("together_llama2_7b_32k/pretrain"))
-    assert " ".join(row.split()[1:]) == "LLaMA-2-7B-32K LLaMA-2-7B 4096 -> 32768 linear concat_chunk no 1.5 B"
+    assert sorted(row.split()[0] for row in rows if row[0] != " ") == presets()
+    found = {row.split()[0]: " ".join(row.split()[1:]) for row in rows}
+    for recipe, cells in (
+        (
+            "together_llama2_7b_32k/pretrain",
+            "LLaMA-2-7B-32K LLaMA-2-7B 4K -> 32K linear concat_chunk full CPT 1/3 1.5 B",
+        ),
+        (
+            "index_1p9b_32k/pretrain",
+            "Index-1.9B-32K Index-1.9B 4K -> 32K adjusted_base concat_chunk masked CPT 1/2 10 B",
+        ),
+        ("utk_qwen2_7b_128k/pretrain", "Untie the Knots Qwen2-7B 32K -> 128K adjusted_base concat_chunk full CPT"),
+        ("demo/base", "none nothing (trained from scratch) 512 unchanged concat_chunk masked CPT 16.4 M"),
+    ):
+        assert found[recipe].startswith(cells)
+    assert found["index_1p9b_32k/sft"].endswith("best_fit masked SFT 2/2 2 epochs")
+
+
+def test_table_is_readable_at_160_columns() -> None:
+    lines = table().splitlines()
+    assert max(map(len, lines)) <= 160
+    assert max(map(len, table(width=140, wrap=True).splitlines())) <= 140
+    assert max(map(len, names().splitlines())) <= 160
+
+
+def test_reported_scores_stand_below_their_recipe() -> None:
+    lines = table(width=1000).splitlines()
+    reported = {name: config.about.reported for name in presets() if (config := preset_values(name).config)}
+    reported = {name: score for name, score in reported.items() if score}
+    assert {
+        line.split()[0]: below.strip().removeprefix("reported: ")
+        for line, below in pairwise(lines)
+        if below.startswith("    reported: ")
+    } == reported
+
+
+def test_every_pipeline_variant_and_ablation_is_named() -> None:
+    said = " ".join(names().split())
+    for group in ("pipeline", "variant", "ablation"):
+        for name in options(group):
+            assert name == "none" or re.search(rf"[:,] {name}(,| |$)", said), name

@@ -15,7 +15,7 @@ CHOICES = {
     "loss_on": ("answers", "last_answer", "all"),
     "empty_answers": ("reject", "keep", "drop"),
 }
-VERSION = 1
+VERSION = 2
 """Changes with whatever changes the tokens or the labels of the same conversation and policy."""
 
 

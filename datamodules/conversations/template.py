@@ -236,8 +236,8 @@ class BoundLiterals:
 
     def _pieces(self, conversation: Conversation) -> list[Piece]:
         if conversation.text is not None:
-            whole = [*self.template.start, *(self.template.text or (CONTENT, {"token": "eos"}))]
-            return [piece._replace(label=True) for piece in self._filled(whole, conversation.text, 0)]
+            text = self._filled(self.template.text or (CONTENT, {"token": "eos"}), conversation.text, 0)
+            return [piece._replace(label=True) for piece in (*self.opening(), *text)]
         pieces = self.opening()
         for number, message in enumerate(conversation.messages):
             pieces += self.turn(message, number)

@@ -16,6 +16,8 @@ from datamodules.conversations.samples import ConversationSamples, Made
 from tests.datamodules.conversations.chats import CHATML, conversation, literal, llama_like, qwen_like
 from tests.datamodules.toy import make_tokenizer
 
+pytestmark = pytest.mark.usefixtures("rendered_by_a_fork")
+
 WORDS = "it was the best of times, it was the worst of times; the age of wisdom. "
 QUESTION = "\n\nWhat was it?"
 TOY = make_tokenizer()

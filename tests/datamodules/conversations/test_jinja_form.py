@@ -32,6 +32,8 @@ from tests.datamodules.conversations.chats import (
 from tests.datamodules.prepare.tokenizers import LLAMA_3, byte_level, sentencepiece_like
 from tests.datamodules.toy import make_tokenizer
 
+pytestmark = pytest.mark.usefixtures("rendered_by_a_fork")
+
 SPACES = conversation(
     ("system", " Two spaces  "),
     ("user", "  begins with spaces"),
@@ -65,6 +67,8 @@ TOKENIZERS: dict[str, Any] = {
 PAIRS = [
     *((name, kind, make) for name in ("plain", "lines", "completion", "chatqa2") for kind, make in TOKENIZERS.items()),
     *(("together_inst", kind, make) for kind, make in TOKENIZERS.items() if kind != "toy"),
+    *(("openchatkit", kind, make) for kind, make in TOKENIZERS.items() if kind != "toy"),
+    *(("skywork", kind, make) for kind, make in TOKENIZERS.items() if kind != "toy"),
     ("chatml", "qwen", qwen_like),
     ("llama3", "llama3", llama_3_like),
     ("index", "normaliser", lambda: index_like(None)),
@@ -82,7 +86,7 @@ def reloaded(tokenizer: Any, jinja: str, folder: Path) -> Any:
 def test_every_template_of_conf_is_compared() -> None:
     names = {file.stem for file in (ROOT / "conf" / "chat_template").glob("*.yaml")}
     assert {name for name, *_ in PAIRS} | {"tokenizer"} == names
-    assert len(names) == 9
+    assert len(names) == 11
 
 
 @pytest.mark.parametrize(("name", "kind", "make"), PAIRS, ids=[f"{name}-{kind}" for name, kind, _ in PAIRS])

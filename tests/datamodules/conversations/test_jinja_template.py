@@ -1,3 +1,4 @@
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from tests.datamodules.conversations.chats import (
     llama_like,
     qwen_like,
 )
+
+pytestmark = pytest.mark.usefixtures("rendered_by_a_fork")
 
 MARKED = [
     (qwen_like, CHATML, CHATML_MARKED, {}),
@@ -111,7 +114,8 @@ def test_hostile_template_is_ended(monkeypatch: pytest.MonkeyPatch, template: st
     assert process.render([SHORT.messages])[0].error == ""
 
 
-def test_template_cannot_reach_python():
+def test_template_cannot_reach_python(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jinja_process, "subprocess", subprocess)  # an interpreter of its own, as users have it
     template = "{{ messages.__class__.__base__.__subclasses__() }}"
     (found,) = JinjaProcess(template, {}).render([SHORT.messages])
     assert "unsafe" in found.error

@@ -109,6 +109,27 @@ def test_together_inst_is_its_text_behind_bos(prepend_scheme: str | None):
         assert one.mask.tolist() == [False, *labels]
 
 
+@pytest.mark.parametrize("prepend_scheme", [None, "first", "always"])
+def test_openchatkit_is_what_its_stream_feeds_the_tokenizer(prepend_scheme: str | None):
+    """`tokenizer("\\n" + text)` with Llama's BOS, all of it learned, and no EOS."""
+    tokenizer = llama_like(prepend_scheme=prepend_scheme)
+    text = "Summarise: it was the best of times. A summary."
+    (found,) = encoded(tokenizer, literal("openchatkit"), Conversation(text=text))
+    fed = tokenizer("\n" + text, add_special_tokens=False)["input_ids"]
+    assert found.ids.tolist() == [tokenizer.bos_token_id, *fed]
+    assert found.mask.all()
+
+
+@pytest.mark.parametrize("prepend_scheme", [None, "first"])
+def test_skywork_is_the_text_of_its_demo(prepend_scheme: str | None):
+    tokenizer: Any = llama_like(prepend_scheme=prepend_scheme)
+    (found,) = encoded(tokenizer, literal("skywork"), conversation(("user", "why"), ("assistant", "so it is")))
+    text = "</s><s>[USER]why[SEP][BOT]<s>so it is</s>"  # cli_demo.py of github.com/SkyworkAI/Skywork
+    assert found.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = len(tokenizer(text.removesuffix("so it is</s>"), add_special_tokens=False)["input_ids"])
+    assert found.mask.tolist() == [False] * answer + [True] * (len(found.ids) - answer)
+
+
 @pytest.mark.parametrize("chat", CHATS)
 def test_chatml_is_that_of_transformers_with_generation_marks(chat: Conversation):
     (found,) = encoded(qwen_like(), literal("chatml"), chat)
@@ -213,8 +234,8 @@ def test_fault_of_a_template_names_it(parts: dict[str, Sequence[Any]], message: 
 
 def test_every_template_of_conf_is_tried_here():
     files = sorted(file.stem for file in (ROOT / "conf" / "chat_template").glob("*.yaml"))
-    tried = ["chatml", "chatqa2", "completion", "index", "lines", "llama3", "plain", "together_inst", "tokenizer"]
-    assert files == tried
+    tried = "chatml chatqa2 completion index lines llama3 openchatkit plain skywork together_inst tokenizer"
+    assert files == tried.split()
 
 
 def test_prompt_refuses_a_conversation_that_ends_with_an_answer():

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from lightning_modules.attention.registry import register_attention_functions
 from lightning_modules.models.index.modeling import register_index
+from lightning_modules.models.skywork.configuration import register_skywork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -20,7 +21,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class PretrainedModel:
     """A decoder of the Hugging Face hub or of a folder.
 
-    Code inside a checkpoint is never run, nor does transformers ask whether it may; Index-1.9B has code of ours.
+    Code inside a checkpoint is never run, nor does transformers ask whether it may; Index-1.9B has code of ours, and
+    Skywork-13B is read as the Llama that it is.
 
     Args:
         name_or_path: Hub name or folder.
@@ -49,6 +51,7 @@ class PretrainedModel:
             ValueError: There is no such model, or it cannot be read.
         """
         register_index()
+        register_skywork()
         try:
             return AutoConfig.from_pretrained(self.name_or_path, revision=self.revision, trust_remote_code=False)
         except (OSError, ValueError, StrictDataclassError) as error:  # the last: a length of 32768.0, for one
@@ -58,6 +61,7 @@ class PretrainedModel:
         """The model. Lower precision of the computing is the trainer's business; RoPE tables are fp32 either way."""
         register_attention_functions()
         register_index()
+        register_skywork()
         try:
             return AutoModelForCausalLM.from_pretrained(
                 self.name_or_path,

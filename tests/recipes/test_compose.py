@@ -106,7 +106,7 @@ def test_result_names_choices_and_recipe() -> None:
         ([], ["no recipe given; add recipe=<name>, one of: demo/base, demo/extend"]),
         (["recipe="], ["recipe= does not exist; there are: demo/base"]),
         (["recipe=demo/extnd"], ["recipe=demo/extnd does not exist; nearest: demo/extend"]),
-        (["recipe=index"], ["nearest: index_1p9b_32k/pretrain"]),
+        (["recipe=index"], ["nearest: index_1p9b_32k/"]),
         (["recipe=demo/extend", "rope=lineer"], ["rope=lineer does not exist; nearest: linear"]),
         (["recipe=demo/extend", "rope=zzz"], ["rope=zzz does not exist; there are: adjusted_base, dynamic_ntk, lin"]),
         (["recipe=demo/extend", "rope=lineer", "scale=toi"], ["rope=lineer", "scale=toi does not exist; nearest: toy"]),

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.base import PackedDataModule
 from recipes.ablating.grid import read_ablation
-from recipes.ablating.running import compose_cells
 from recipes.build import build_augmentation, build_data, build_tokenizer
 from recipes.compose import compose
 from tests.datamodules.augmentations.knots import Chunk, distinct, read, row_of
@@ -305,9 +304,8 @@ def test_synthetic_data_replace_three_tenths_of_every_source(corpora: Path) -> N
 def test_ablations_have_each_variant_once_and_their_words_win_over_it() -> None:
     cells = {}
     for name in ("utk_baselines", "utk_ablations"):
-        grid = read_ablation([f"ablation={name}"])
-        composed = compose_cells(grid)
-        cells |= {cell.name: (cell.words, composed[cell.name].config) for cell in grid.cells}
+        for cell in read_ablation([f"ablation={name}"]).cells:
+            cells[cell.name] = cell.words, compose(cell.words).config
     variants = [word for words, _ in cells.values() for word in words if word.startswith("variant=")]
     assert sorted(variants) == sorted(f"variant=utk/{name}" for name in CHANGED)
     configs = {name: config for name, (_, config) in cells.items()}

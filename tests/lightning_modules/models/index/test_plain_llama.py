@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lightning_modules.models.index.plain_llama import plain_llama
 from lightning_modules.rope.contract import assert_rope
 from lightning_modules.rope.patch import patch_rope
 from recipes.exporting.hugging_face import export_hugging_face
+from tests import processes
 from tests.lightning_modules.models.index.tiny_index import tiny_index
 
 IDS = torch.randint(0, 64, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -77,14 +78,9 @@ def test_a_fresh_process_without_our_code_reads_the_same_logits(tmp_path: Path) 
     model = patched()
     folder = export(plain_llama(model), tmp_path / "export")
     save_file({"ids": IDS}, tmp_path / "ids")
-    command = [
-        sys.executable,
-        "-I",
-        "-c",
-        PLAIN_READER,
-        *(str(tmp_path / name) for name in ("export", "ids", "answer")),
-    ]
-    subprocess.run(command, check=True, cwd=tmp_path, timeout=120)
+    files = [str(tmp_path / name) for name in ("export", "ids", "answer")]
+    done = processes.run([sys.executable, "-c", PLAIN_READER, *files], cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
     answer = load_file(tmp_path / "answer")
     torch.testing.assert_close(answer["logits"], model(IDS).logits, rtol=1e-6, atol=2e-6)
     assert torch.equal(answer["inv_freq"], model.model.rotary_emb.inv_freq)

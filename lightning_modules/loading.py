@@ -11,8 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lightning_modules.attention.registry import register_attention_functions
-from lightning_modules.models.index.modeling import register_index
-from lightning_modules.models.skywork.configuration import register_skywork
+from lightning_modules.models.registry import register_models
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -50,8 +49,7 @@ class PretrainedModel:
         Raises:
             ValueError: There is no such model, or it cannot be read.
         """
-        register_index()
-        register_skywork()
+        register_models()
         try:
             return AutoConfig.from_pretrained(self.name_or_path, revision=self.revision, trust_remote_code=False)
         except (OSError, ValueError, StrictDataclassError) as error:  # the last: a length of 32768.0, for one
@@ -60,8 +58,7 @@ class PretrainedModel:
     def load(self) -> PreTrainedModel:
         """The model. Lower precision of the computing is the trainer's business; RoPE tables are fp32 either way."""
         register_attention_functions()
-        register_index()
-        register_skywork()
+        register_models()
         try:
             return AutoModelForCausalLM.from_pretrained(
                 self.name_or_path,
@@ -94,7 +91,7 @@ class ModelFromScratch:
     attention: str = "lcr_per_document"
 
     def config(self) -> PretrainedConfig:
-        register_index()
+        register_models()
         return AutoConfig.for_model(**dict(self.settings))
 
     def load(self) -> PreTrainedModel:

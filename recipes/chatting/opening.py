@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
-from lightning_modules.models.index.modeling import IndexForCausalLM, register_index
+from lightning_modules.models.index.modeling import IndexForCausalLM
 from lightning_modules.models.index.plain_llama import plain_llama
+from lightning_modules.models.registry import register_models
 from lightning_modules.rope.certificate import rope_faults
 from lightning_modules.rope.config import long_range_parameters, original_length, text_config
 from recipes.chatting.words import ChatWords
@@ -25,6 +27,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BUNDLED = "demo"
 NEWEST = "latest"
 OUTPUTS = Path("outputs")
+OWN_TOKENIZERS = ("index", "skywork")
+"""Model types whose own tokenizer is code in their folder, of a SentencePiece file."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
@@ -175,16 +179,16 @@ def _tokenizer(place: Place) -> PreTrainedTokenizerBase:
         )
     source = having[0] if having else Path(place.source)
     with _said(place, "the tokenizer of "):
-        register_index()
+        register_models()
         if having and not (source / "tokenizer.json").is_file() and (source / "tokenizer.model").is_file():
-            config = AutoConfig.from_pretrained(place.described_by, trust_remote_code=False)
-            if config.model_type == "index":  # whose own tokenizer is code in its folder
+            said = json.loads((Path(place.described_by) / "config.json").read_text(encoding="utf-8"))
+            if said.get("model_type") in OWN_TOKENIZERS:
                 return SentencePieceTokenizer(str(source)).load()
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
 
 
 def _load(place: Place, dtype: torch.dtype) -> PreTrainedModel:
-    register_index()
+    register_models()
     with _said(place, ""):
         config = AutoConfig.from_pretrained(place.described_by, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

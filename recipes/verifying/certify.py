@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 
-from lightning_modules.models.index.modeling import register_index
+from lightning_modules.models.registry import register_models
 from recipes.verifying.certificate import SKIPPED, VIOLATION, Certificate, Finding, Section
 from recipes.verifying.dialects import what_older_readers_compute
 from recipes.verifying.documents import whether_documents_leak
@@ -39,7 +39,7 @@ def certify(path: Path) -> Certificate:
     """
     started = time.perf_counter()
     checkpoint = find_checkpoint(path)
-    register_index()
+    register_models()
     fresh = reload_in_fresh_process(checkpoint)  # first, so that two copies of a large model are never alive together
     opened, problem = _opened(checkpoint)
     sections = [

@@ -46,7 +46,7 @@ def token_sections(config: DictConfig) -> tuple[str, ...]:
 
 def _inserts(config: DictConfig) -> bool:
     """Whether the augmentation has tokens of its own; loads no tokenizer, which the demo's would be trained for."""
-    if all(value is None for value in config.augmentation.values()):  # `augmentation=none` holds nothing
+    if config.augmentation.get("_target_") is None:
         return False
     return hasattr(type(build(config.augmentation)), "inserted_ids")
 

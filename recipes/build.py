@@ -22,6 +22,7 @@ from datamodules.base import PackedDataModule
 from datamodules.length_schedules.context_length_warmup import ContextLengthWarmup
 from datamodules.packing.balance import quadratic_cost
 from lightning_modules.base import CausalLMModule, ModelSource
+from lightning_modules.callbacks.final_metrics import FinalMetrics
 from lightning_modules.callbacks.progress import TrainingProgress
 from lightning_modules.callbacks.rope_patching import RotaryPatching
 from lightning_modules.callbacks.sample_answers import SampleAnswers
@@ -212,7 +213,8 @@ def _strategy(config: DictConfig) -> Strategy | str:
         return DDPStrategy(process_group_backend=backend)
     if config.strategy.name == "fsdp":
         ranks = settings.devices * settings.num_nodes
-        return ShardedStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend=backend)
+        reduce = config.strategy.get("reduce_gradients", "every_micro_batch")
+        return ShardedStrategy(data_parallel_size=ranks, reduce_gradients=reduce, process_group_backend=backend)
     return "auto"
 
 
@@ -233,6 +235,7 @@ def _callbacks(config: DictConfig, folder: Path, *, max_steps: int) -> list[Call
         RotaryPatching(build_rope(config), config.context_length, length_at=_rope_length(config)),
         LedgerReport(folder),
         StartGate(document_mask=config.packing.document_mask),  # after the RoPE that it judges
+        FinalMetrics(max_steps),
         StepCheckpoint(
             folder / "checkpoints",
             every_n_steps=config.trainer.checkpoint_every_n_steps,

@@ -18,6 +18,8 @@ HELP = """usage: python -m recipes.{verb} {first} [key=value …]
 
   recipe=<name>                 one of: {presets}
   scale=toy                     the recipe's mechanism on the bundled model and text, in minutes on a laptop
+  scale=single_gpu              the same on SmolLM2-360M and the recipe's own corpus, up to 32K and 1000 steps
+  corpus=local corpus.folder=…  the recipe's sources from your own folders of their names
   rope=linear, packing=…        another option of a group, a one-word ablation; groups and options:
 {groups}
   optimizer.lr=1e-4             any single key; python -m recipes.show recipe=… prints them all
@@ -85,6 +87,8 @@ def help_printed(verb: str, words: Sequence[str], *, doc: str) -> bool:
 
     reads = next((group for group, reader in READ_ELSEWHERE.items() if reader.endswith(f".{verb}")), None)
     first = f"{reads}=<name> [recipe=<name>]" if reads else "recipe=<name>"
+    first = "recipe=<name>|pipeline=<name>" if reads == "pipeline" else first
+    first = "recipe=<name> hardware=<name>" if reads == "hardware" else first
     if reads:
         doc = f"{doc.strip()}\n\n  {f'{reads}=<name>':<30}one of: {', '.join(options(reads))}"
     groups = (f"    {group:<17}{', '.join(options(group))}" for group in groups_on_disk() if group not in OVERLAYS)

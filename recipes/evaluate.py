@@ -16,7 +16,8 @@ def evaluate(config: DictConfig) -> None:
     quiet()
     run = find_run(config)
     print(evaluate_run(config, run, starting=starting_scores))
-    print(f"numbers:  {run.path}/scores.json, scores.csv\npictures: {run.figures}/perplexity.png, needle.png")
+    needle = ", needle.png" if config.evaluation.needle.num_samples else ""
+    print(f"numbers:  {run.path}/scores.json, scores.csv\npictures: {run.figures}/perplexity.png{needle}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.evaluation import NeedleGrid, tail_windows
+from datamodules.tokens.store import TokenStore
 from datamodules.tokens.tokenise import TokenPolicy, prepare_store
 from lightning_modules.attention.layout import DocumentLayout
 from lightning_modules.checkpointing import load_weights
@@ -60,7 +61,11 @@ class Evaluation:
             tail_tokens=settings.perplexity.tail_tokens,
             seed=settings.seed,
         )
-        self.needles = NeedleGrid(
+        self.needles = None if not settings.needle.num_samples else self._needles(store, tokenizer)
+
+    def _needles(self, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> NeedleGrid:
+        settings = self.settings
+        return NeedleGrid(
             tokenizer=tokenizer,  # type: ignore[arg-type]  # encode() of transformers takes more than ours asks for
             haystack_tokens=store.tokens,
             haystack_offsets=store.offsets,
@@ -81,7 +86,8 @@ class Evaluation:
         }
         tail_tokens = self.settings.perplexity.tail_tokens
         perplexity = perplexity_by_length(model, self.windows, tail_tokens=tail_tokens, **options)
-        return VariantScores(name, perplexity, needle_recall(model, self.needles, **options))
+        needles = None if self.needles is None else needle_recall(model, self.needles, **options)
+        return VariantScores(name, perplexity, needles)
 
 
 def _attention_facts(document_ids: torch.Tensor) -> dict[str, Any]:
@@ -152,5 +158,6 @@ def report(config: DictConfig, variants: Sequence[VariantScores], folder: Path) 
     series = {variant.name: variant.perplexity for variant in variants}
     plot_perplexity(series, trained_length=original, path=figures / "perplexity.png")
     needles = {variant.name: variant.needles for variant in variants if variant.needles}
-    plot_needles(needles, original_length=original, path=figures / "needle.png")
+    if needles:
+        plot_needles(needles, original_length=original, path=figures / "needle.png")
     return comparison_table(variants)

@@ -23,6 +23,8 @@ FINETUNING_CHOICES = {
     "data.loss_weighting": ("token", "sample", "sqrt"),
     "data.mix_by": ("tokens", "samples"),
 }
+REDUCTIONS = ("every_micro_batch", "once_a_step")
+"""When strategy=fsdp brings gradients together."""
 POSITIVE = (
     "context_length",
     "model.original_context_length",
@@ -42,7 +44,6 @@ POSITIVE = (
     "evaluation.batch_tokens",
     "evaluation.perplexity.num_windows",
     "evaluation.perplexity.tail_tokens",
-    "evaluation.needle.num_samples",
 )
 POSITIVE_OR_NULL = ("trainer.num_threads", "trainer.validate_every_n_steps", "trainer.gradient_clip_norm")
 NOT_NEGATIVE = (
@@ -50,6 +51,7 @@ NOT_NEGATIVE = (
     "data.validation_sequences",
     "data.num_workers",
     "data.balance_window_steps",
+    "evaluation.needle.num_samples",
     "lr_schedule.warmup_steps",
     "optimizer.weight_decay",
 )
@@ -166,6 +168,9 @@ def pair_faults(config: DictConfig) -> Iterator[str]:
                 f"evaluation.lengths {short} are not above evaluation.perplexity.tail_tokens={tail}, the tokens that"
                 " are scored at every length; lower tail_tokens"
             )
+    reduce = value_of(config, "strategy.reduce_gradients")
+    if value_of(config, "strategy.name") == "fsdp" and reduce not in REDUCTIONS:
+        yield f"strategy.reduce_gradients={reduce} is not known; allowed are {', '.join(REDUCTIONS)}"
     if value_of(config, "strategy.name") == "single" and devices and nodes and devices * nodes > 1:
         yield f"trainer.devices={devices} with strategy=single; set strategy=ddp or strategy=fsdp"
 
@@ -178,6 +183,7 @@ STAGE_DATA = {
 
 
 CONVERSATIONS = (
+    "datamodules.conversations.chatqa.ChatQACorpus",
     "datamodules.conversations.corpus.ConversationCorpus",
     "datamodules.corpora.instructions.InstructionCorpus",
 )

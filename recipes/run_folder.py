@@ -257,23 +257,16 @@ def _new(config: DictConfig) -> RunFolder:
         parent, name = Path(config.run_folder).parent, Path(config.run_folder).name
     else:
         parent, name = Path(config.output_dir) / config.recipe_name, datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, number = parent / name, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-            break
-        except FileExistsError:
-            number += 1
-            path = parent / f"{name}-{number}"
+    path = new_folder(parent, name)
     _lock(path)
     run = RunFolder(path)
     run.figures.mkdir()
     run.checkpoints.mkdir()
     (path / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
-    facts = {"mechanism": _plain(mechanism(config)), "base_model": base_fingerprint(config), **_versions()}
+    facts = {"mechanism": _plain(mechanism(config)), "base_model": base_fingerprint(config), **versions()}
     run.update(recipe=config.recipe_name, status="started", **facts)
     if config.run_folder is None:
-        _point_latest(parent, path)
+        point_latest(parent, path)
     return run
 
 
@@ -327,20 +320,40 @@ def _runs(config: DictConfig) -> list[Path]:
     return sorted((p.parent for p in parent.glob("*/run.json") if not p.parent.is_symlink()), reverse=True)
 
 
-def _lock(path: Path) -> bool:
+def lock_folder(path: Path) -> IO[str] | None:
+    """Hold a folder for this process as long as the handle is open; None where another process holds it."""
     handle = (path / ".lock").open("a")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
-        return False
+        return None
     # A forked loader worker outlives a killed trainer by seconds, and would hold the lock for it.
     os.register_at_fork(after_in_child=handle.close)
+    return handle
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder of this name, or of it and a number where that is taken."""
+    path, number = parent / name, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = parent / f"{name}-{number}"
+
+
+def _lock(path: Path) -> bool:
+    if (handle := lock_folder(path)) is None:
+        return False
     _held_locks.append(handle)
     return True
 
 
-def _point_latest(parent: Path, path: Path) -> None:
+def point_latest(parent: Path, path: Path) -> None:
+    """Let the link `latest` in a folder lead to one of its folders, at once."""
     link = parent / ".latest.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
@@ -351,7 +364,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """Of the packages that a result depends on, and the commit."""
     packages = ("torch", "lightning", "transformers", "tokenizers", "datasets", "long-context-recipes")
     found = {}
     for package in packages:

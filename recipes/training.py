@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from lightning_modules.callbacks.final_metrics import FinalMetrics
 from lightning_modules.callbacks.start_gate import TrainingRefused
 from lightning_modules.callbacks.step_checkpoint import Terminated
 from lightning_modules.checkpointing import newest_checkpoint
 from recipes.build import build_data, build_module, build_trainer, quiet
+from recipes.reporting.tables import write_whole
 from recipes.run_folder import RunFolder, named_run, open_run, released_on_error
 
 TEMPORARY_FAILURE = 75
@@ -60,8 +62,8 @@ def train_run(config: DictConfig) -> tuple[RunFolder, bool]:
                 raise SystemExit(0) from error
             raise
     if trainer.is_global_zero:
-        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        (run.path / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (final,) = (found for found in vars(trainer)["callbacks"] if isinstance(found, FinalMetrics))
+        write_whole(run.path / "metrics.json", json.dumps(final.metrics, indent=2) + "\n")
         seconds = run.info().get("seconds", 0) + round(time.monotonic() - started)
         run.update(steps=trainer.global_step, tokens=data.ledger().tokens, seconds=seconds, hardware=hardware())
     return RunFolder(run.path, newest_checkpoint(run.checkpoints)), trainer.is_global_zero

@@ -9,7 +9,6 @@ one that fails is noted and left behind. Cost: what the cells cost; the base mod
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -90,29 +89,19 @@ def run_cells(ablation: Ablation, composed: Mapping[str, Composed]) -> dict[str,
 
 def _done(config: DictConfig) -> Path | None:
     """The folder of a cell that is trained with these settings and measured as it should be."""
-    from recipes.evaluating import measured
     from recipes.run_folder import finished_run
+    from recipes.running import is_complete
 
     run = finished_run(config) if config.resume == "auto" else None
-    if run is None or run.info().get("measured") != json.loads(json.dumps(measured(config))):
-        return None
-    return run.path
+    return run.path if run is not None and is_complete(config, run) else None
 
 
 def _run_cell(config: DictConfig, starting_folder: Path) -> Path:
     """Train and measure a cell, or only measure it where it is trained and the evaluation is another."""
     from recipes.ablating.starting import SharedStartingScores
-    from recipes.build import quiet
-    from recipes.evaluating import evaluate_run
-    from recipes.run_folder import finished_run
-    from recipes.running import run_recipe
+    from recipes.running import complete_recipe
 
-    starting = SharedStartingScores(starting_folder)
-    if config.resume == "auto" and (run := finished_run(config)) is not None:
-        quiet()
-        evaluate_run(config, run, starting=starting)
-        return run.path
-    finished = run_recipe(config, starting=starting)
+    finished = complete_recipe(config, starting=SharedStartingScores(starting_folder))
     assert finished is not None  # one device, so this is the first rank
     return finished[0]
 

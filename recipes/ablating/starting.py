@@ -36,11 +36,16 @@ class SharedStartingScores:
         """The base model as it is, and with the recipe's RoPE untrained; none where the recipe starts from scratch."""
         if isinstance(build_source(config), ModelFromScratch):
             return []
+        return [self.base(config, evaluation), self.untrained(config, evaluation)]
+
+    def base(self, config: DictConfig, evaluation: Evaluation) -> VariantScores:
+        """The base model as it is."""
+        return self._kept(config, evaluation, BASE, base_model, {})
+
+    def untrained(self, config: DictConfig, evaluation: Evaluation) -> VariantScores:
+        """The base model with the recipe's RoPE, not trained."""
         rope = {"rope": OmegaConf.to_container(config.rope, resolve=True), "context_length": config.context_length}
-        return [
-            self._kept(config, evaluation, BASE, base_model, {}),
-            self._kept(config, evaluation, UNTRAINED, untrained_model, rope),
-        ]
+        return self._kept(config, evaluation, UNTRAINED, untrained_model, rope)
 
     def _kept(
         self,

@@ -24,6 +24,7 @@ from recipes.exporting.clients import client_section
 from recipes.exporting.gguf import export_gguf, refuse_gguf
 from recipes.exporting.hugging_face import export_hugging_face
 from recipes.exporting.inserted_tokens import exported_tokenizer, token_sections
+from recipes.exporting.lineage import lineage_section
 from recipes.exporting.settings import export_faults
 from recipes.reporting.tables import comparison_table, read_scores
 from recipes.run_folder import RunFolder
@@ -108,7 +109,7 @@ def portable(model: PreTrainedModel) -> PreTrainedModel:
 
 def write_card(config: DictConfig, run: RunFolder) -> None:
     """The model cards of a run's exports, with the scores that the run has by now: of the model, and of its adapter."""
-    shared = (*chat_sections(config), *token_sections(config))
+    shared = (*lineage_section(run), *chat_sections(config), *token_sections(config))
     if run.export.is_dir():
         sections = (*_sections(run, context_length=config.context_length), *shared)
         facts = {"adapter": _adapter_in_words(config)} if has_adapter(config) else {}

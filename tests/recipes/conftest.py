@@ -72,6 +72,11 @@ def no_run_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny(model_folder: Path, texts: Path, tmp_path: Path) -> list[str]:
     """Words that make demo/extend tiny: 512 -> 1024 tokens, two steps, everything written below tmp_path."""
+    return tiny_words(model_folder, texts, tmp_path)
+
+
+def tiny_words(model_folder: Path, texts: Path, folder: Path) -> list[str]:
+    """The same words, for what several tests share; everything is written below a folder."""
     return [
         "recipe=demo/extend",
         f"model.source.name_or_path={model_folder}",
@@ -91,8 +96,8 @@ def tiny(model_folder: Path, texts: Path, tmp_path: Path) -> list[str]:
         "trainer.progress_bar=false",
         "trainer.log_every_n_steps=1",
         "trainer.accelerator=cpu",
-        f"output_dir={tmp_path}/outputs",
-        f"cache_dir={tmp_path}/cache",
+        f"output_dir={folder}/outputs",
+        f"cache_dir={folder}/cache",
     ]
 
 
@@ -100,8 +105,27 @@ def tiny(model_folder: Path, texts: Path, tmp_path: Path) -> list[str]:
 def reopened_by_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that opens an export again is a fork, without the seconds in which one imports transformers.
 
-    `verifying/test_verify.py` starts one of its own, and `test_verbs.py` one that knows nothing of this repository.
+    `verifying/test_verify.py` starts one of its own.
     """
     import recipes.verifying.loaded as loaded
 
     monkeypatch.setattr(loaded, "subprocess", SimpleNamespace(run=processes.run))
+
+
+@pytest.fixture
+def reopened_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export is opened again in this process, where something else is tested than that another one can do it."""
+    import recipes.verifying.certify
+    from recipes.verifying.folder import Checkpoint
+    from recipes.verifying.loaded import FreshAnswer
+    from recipes.verifying.reload import logits, open_folder, rotary_buffers
+
+    def reload_here(checkpoint: Checkpoint) -> FreshAnswer:
+        try:
+            model = open_folder(checkpoint.folder, checkpoint.base).model
+        except Exception as error:
+            return FreshAnswer({}, str(error))
+        tables = {f"buffer {name}": table for name, table in rotary_buffers(model).items()}
+        return FreshAnswer({"logits": logits(model), **tables})
+
+    monkeypatch.setattr(recipes.verifying.certify, "reload_in_fresh_process", reload_here)

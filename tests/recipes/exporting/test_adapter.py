@@ -20,7 +20,7 @@ from recipes.verifying.certificate import VIOLATION
 from recipes.verifying.certify import certify
 from recipes.verifying.reload import open_folder
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 IDS = torch.randint(0, 512, (1, 1500), generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ from recipes.cli import run
 from recipes.export import export
 from recipes.train import train
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 IDS = torch.randint(0, 512, (1, 700), generator=torch.Generator().manual_seed(0))
 

@@ -24,7 +24,7 @@ from tests.recipes.words import replaced
 
 __all__ = ["words"]  # a fixture
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 TOLD = {"role": "system", "content": "the sea was grey "}
 

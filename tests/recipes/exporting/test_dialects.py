@@ -15,6 +15,7 @@ from lightning_modules.rope.certificate import expected_tables, same_table
 from lightning_modules.rope.patch import extend_rope
 from recipes.exporting.hugging_face import export_hugging_face, write_both_dialects
 from recipes.verifying.dialects import as_config, newer_dialect, older_keys, without
+from tests.grids import covering
 from tests.lightning_modules.rope.shapes import CASES, CELLS, LONG_FACTOR, SHORT_FACTOR, logits, shaped_model
 
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0}
@@ -29,7 +30,7 @@ def exported(family: str, name: str, folder: Path) -> tuple[Any, dict[str, Any]]
     return model, json.loads((folder / "config.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize(("family", "name"), CELLS)
+@pytest.mark.parametrize(("family", "name"), covering(CELLS))
 def test_both_dialects_say_the_rope_that_was_exported(family: str, name: str, tmp_path: Path) -> None:
     model, config = exported(family, name, tmp_path / "export")
     expected = expected_tables(model.config)

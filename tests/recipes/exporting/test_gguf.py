@@ -23,7 +23,7 @@ from recipes.exporting.settings import export_faults
 from recipes.train import train
 from tests.recipes.words import replaced
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
 YARN = {**DEFAULT, "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512}

@@ -22,7 +22,7 @@ from tests.lightning_modules.models.index.tiny_index import tiny_index
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.recipes.words import replaced
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 
 def test_only_an_architecture_of_ours_is_exchanged() -> None:

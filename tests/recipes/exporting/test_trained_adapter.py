@@ -22,6 +22,8 @@ from recipes.run import run as whole
 from recipes.train import train
 from tests.lightning_modules.peft.adapted import digest
 
+pytestmark = pytest.mark.usefixtures("reopened_here")
+
 IDS = torch.randint(0, 512, (1, 300), generator=torch.Generator().manual_seed(0))
 
 
@@ -111,7 +113,6 @@ def test_adapter_of_a_run_without_one_is_refused(tiny: list[str], capsys: pytest
     )
 
 
-@pytest.mark.usefixtures("reopened_by_a_fork")
 def test_a_whole_run_measures_and_describes_an_adapter_that_goes_out_alone(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

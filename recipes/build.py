@@ -126,12 +126,15 @@ def _of(sources: dict[str, Any], values: dict[Any, Any]) -> dict[str, Any]:
 
 def build_augmentation(config: DictConfig, tokenizer: Any) -> Augmentation | None:
     """The augmentation with the tokens of its own, if there is one."""
-    if config.augmentation.get("_target_") is None:
-        return None
-    augmentation = build(config.augmentation)
+    augmentation: Any = build_bare_augmentation(config)
     if not hasattr(augmentation, "with_tokenizer"):
         return augmentation
     return augmentation.with_tokenizer(tokenizer, vocab_size=_text_config(config).vocab_size)
+
+
+def build_bare_augmentation(config: DictConfig) -> Augmentation | None:
+    """The augmentation before it knows a tokenizer, if there is one."""
+    return None if config.augmentation.get("_target_") is None else build(config.augmentation)
 
 
 def _text_config(config: DictConfig) -> Any:

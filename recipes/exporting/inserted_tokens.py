@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from datamodules.augmentations.token_names import with_names
-from recipes.build import build, build_augmentation, build_tokenizer
+from recipes.build import build_augmentation, build_bare_augmentation, build_tokenizer
 
 
 def exported_tokenizer(config: DictConfig) -> Any:
@@ -46,9 +46,7 @@ def token_sections(config: DictConfig) -> tuple[str, ...]:
 
 def _inserts(config: DictConfig) -> bool:
     """Whether the augmentation has tokens of its own; loads no tokenizer, which the demo's would be trained for."""
-    if config.augmentation.get("_target_") is None:
-        return False
-    return hasattr(type(build(config.augmentation)), "inserted_ids")
+    return hasattr(type(build_bare_augmentation(config)), "inserted_ids")
 
 
 def _inserted(config: DictConfig, tokenizer: Any) -> dict[str, int]:

@@ -34,7 +34,7 @@ def known_rope(config: DictConfig) -> KnownRope:
     Raises:
         ValueError: If that length or config.json cannot be read.
     """
-    settings, found = _settings(config)
+    settings, found = model_settings(config)
     head_dim = _head_dim(settings)
     parameters = _rope_parameters(settings)
     sources = [found] if settings else ["the model is not on this disk"]
@@ -63,7 +63,7 @@ def whole_number(config: DictConfig, key: str) -> int:
     return value
 
 
-def _settings(config: DictConfig) -> tuple[dict[str, Any], str]:
+def model_settings(config: DictConfig) -> tuple[dict[str, Any], str]:
     """The model's configuration as written, and its place; empty if it is not here."""
     if (settings := OmegaConf.select(config, "model.source.settings")) is not None:
         return _text_settings(OmegaConf.to_container(settings, resolve=True)), "model.source.settings"

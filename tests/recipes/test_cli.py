@@ -12,9 +12,23 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipes.cli import exit_status, run
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("ablate", "benchmark", "list", "show", "prepare", "train", "evaluate", "export", "verify", "chat", "run")
+VERBS = (
+    "ablate",
+    "benchmark",
+    "list",
+    "show",
+    "plan",
+    "prepare",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "chat",
+    "run",
+)
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib")
 
 
@@ -36,7 +50,14 @@ def test_every_verb_is_here() -> None:
     assert found == set(VERBS)
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "recipe=index_1p9b_32k/pretrain", "rope=linear"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list"],
+        ["show", "recipe=index_1p9b_32k/pretrain", "rope=linear"],
+        ["plan", "recipe=index_1p9b_32k/pretrain", "hardware=h100_80gb", "devices=8"],
+    ],
+)
 def test_answers_within_a_second_without_torch(words: list[str]) -> None:
     code = (
         "import runpy, sys\n"
@@ -76,7 +97,7 @@ def test_help_says_what_the_verb_does(verb: str) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(words: list[str], sentence: str, tmp_path: Path) -> None:
-    done, _ = python("-m", *words, cwd=tmp_path)
+    done = processes.run([sys.executable, "-m", *words], cwd=tmp_path, env=os.environ)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(sentence)

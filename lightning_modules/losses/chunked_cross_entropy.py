@@ -105,6 +105,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         labelled = (targets != IGNORE_INDEX).nonzero().flatten()
         with torch.autocast(device, enabled=False):  # `dtype` has already settled it
             for positions in labelled.split(chunk_size):
+                logits = grad_logits = None  # those of the chunk before go before these come
                 real = len(positions)
                 filling = -real % min(ROWS, chunk_size)
                 chunk = torch.nn.functional.pad(hidden[positions].to(dtype), (0, 0, 0, filling))  # [C, H]
@@ -118,14 +119,14 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 if not (wants_hidden or wants_weight or wants_bias):
                     continue
                 # In place, the logits have become exp(logits); now softmax, and softmax - onehot, the gradient.
-                grad_logits = logits.div_(partition)
-                grad_logits.scatter_add_(-1, chunk_targets, torch.full_like(target_logits, -1.0))
-                grad_logits[real:] = 0
+                logits.div_(partition)
+                logits.scatter_add_(-1, chunk_targets, torch.full_like(target_logits, -1.0))
+                logits[real:] = 0
                 if weights is not None:
-                    grad_logits[:real] *= weights[positions, None]
+                    logits[:real] *= weights[positions, None]
                 if grad_bias is not None:
-                    grad_bias += grad_logits.sum(0)
-                grad_logits = grad_logits.to(dtype)
+                    grad_bias += logits.sum(0)
+                grad_logits, logits = logits.to(dtype), None
                 if grad_hidden is not None:
                     grad_hidden[positions] = (grad_logits @ head)[:real].to(hidden.dtype)
                 if grad_weight is not None:

@@ -216,13 +216,13 @@ def _loss(job: Job) -> float:
     model, width, widths = job.model, job.compute_bytes, job.widths
     rows = min(job.memory.loss_chunk_size, -(-job.tokens // HEAD_ROWS) * HEAD_ROWS)
     logits = rows * model.vocab_size * (6 if width == 2 else 4)  # in 16 bits and in fp32 at once
-    earlier = logits if job.tokens > rows else 0  # of the chunk before, until this one takes their names
     cast = width * model.embedding if width < 4 and not (job.sharded or job.bf16_weights) else 0
     gradient = _head_gradient(job)
     product = width * model.embedding if gradient and width < 4 else 0
     normalised = 8.0 * model.embedding if model.normalised_head else 0.0
     tokens = job.tokens * (widths.layer_input + LOSS_BYTES)
-    return float(logits + max(earlier, product) + cast + gradient + normalised + tokens)
+    chunk = max(logits, width * rows * model.vocab_size + product)  # the product needs the 16-bit gradient alone
+    return float(chunk + cast + gradient + normalised + tokens)
 
 
 def _optimizer_work(job: Job) -> float:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.activation_memory import LiveTensors
 from datamodules.batch import IGNORE_INDEX
 from lightning_modules.losses.chunked_cross_entropy import chunked_linear_cross_entropy
 from tests.lightning_modules.largest_tensor import LargestTensor
@@ -182,6 +183,17 @@ def test_no_tensor_as_large_as_the_logits_exists():
     with LargestTensor() as largest:
         plain(hidden, weight, targets).sum().backward()
     assert largest.numel >= 512 * 256  # the detector does see logits
+
+
+@pytest.mark.parametrize(("dtype", "num_bytes"), [(torch.float32, 4), (torch.bfloat16, 6)])  # 6: rounded from fp32
+def test_second_chunk_of_logits_takes_the_place_of_the_first(dtype: torch.dtype, num_bytes: int):
+    C, V = 128, 2048
+    hidden = torch.randn(2 * C, 4).to(dtype).requires_grad_()
+    weight = torch.randn(V, 4).to(dtype).requires_grad_()
+    targets = torch.randint(0, V, (2 * C,))
+    with LiveTensors(elsewhere=lambda: 0) as live:
+        chunked_linear_cross_entropy(hidden, weight, targets, chunk_size=C).loss_sum.backward()
+    assert live.peak_bytes < 1.2 * num_bytes * C * V
 
 
 PEAK_MEMORY = """

@@ -22,6 +22,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from recipes import roles, scaling
+from recipes.importing.gguf_folder import path_faults, value_of_gguf
+
 BUNDLED = {"demo_model": "lightning_modules.models", "classics": "datamodules.corpora"}
 BUNDLED_FOLDERS = {"demo_model": "demo"}
 OVERLAYS = ("recipe", "variant", "scale", "debug")
@@ -53,25 +56,56 @@ def compose(words: Sequence[str]) -> Composed:
     if faults := [*_malformed(words)] or [*_unknown_options(words)]:
         raise ConfigError("\n".join(faults))
     try:
-        composed = _hydra(words)
-        _replace_nodes(composed)
+        composed = _composed(words)
     except _composition_errors() as error:
         raise ConfigError("\n".join(_blame(words, error))) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if faults := [*path_faults(composed.config)]:
+        raise ConfigError("\n".join(faults))
     composed.config.recipe_name = composed.choices["recipe"]
     return composed
 
 
-def _replace_nodes(composed: Composed) -> None:
-    """Take nodes whose option the command line changed from their group alone, without what the preset wrote there."""
+def _composed(words: Sequence[str]) -> Composed:
+    """What Hydra makes of the words, and then the rules that it does not have."""
+    # What is said of a corpus in the user's folders can be said only when its sources are known.
+    in_folders = roles.folder_of(dict(word.split("=", 1) for word in words))
+    later = [word for word in words if in_folders and _name(word).startswith("corpus.") and "folder" not in _name(word)]
+    now = [word for word in words if word not in later]
+    kept = scaling.kept_words(now, _hydra, conf_folder())
+    composed = _hydra([*now, *kept])._replace(words=tuple(now))
+    _replace_nodes(composed, kept)
+    scaling.keep_corpus_rules(composed, _hydra)
+    if in_folders:
+        preset, rules = scaling.unscaled(now, _hydra).config, [f"corpus.{rule}" for rule in scaling.CORPUS_RULES]
+        of_rules = [word for word in later if _name(word).startswith(tuple(rules))]
+        roles.take_rules(composed.config, preset)
+        _set_later(composed.config, of_rules)
+        roles.take_sources(composed.config, preset, conf_folder())
+        _set_later(composed.config, [word for word in later if word not in of_rules])
+    scaling.settle_units(composed, _hydra, conf_folder())
+    return composed._replace(words=tuple(words))
+
+
+def _replace_nodes(composed: Composed, kept: Sequence[str] = ()) -> None:
+    """Take nodes whose option the command line changed from their group alone, without what the preset wrote there.
+
+    So too a scale's model; `kept` are options that the scale leaves the preset.
+    """
     words, groups = composed.words, groups_on_disk()
-    if not any(_name(word) in groups and _name(word) not in OVERLAYS for word in words):
-        return
-    before = _hydra([word for word in words if _name(word) in OVERLAYS]).choices
-    replaced = [group for group in groups if group not in OVERLAYS and composed.choices[group] != before[group]]
+    replaced: list[str] = []
+    if any(_name(word) in groups and _name(word) not in OVERLAYS for word in words):
+        before = _hydra([*(word for word in words if _name(word) in OVERLAYS), *kept]).choices
+        replaced = [group for group in groups if group not in OVERLAYS and composed.choices[group] != before[group]]
+    of_scale = "model" not in replaced and scaling.changes_model(composed, _hydra)
+    replaced += ["model"] if of_scale else []
     if replaced:
         fresh = plain(
             composed.choices, [word for word in words if _name(word).split(".")[0] in replaced and "." in _name(word)]
         )
+        if of_scale:
+            scaling.keep_dtype(composed.config.model, fresh.model)
         for group in replaced:
             composed.config[group] = fresh[group]
 
@@ -170,6 +204,17 @@ def _set_keys(config: DictConfig, words: Sequence[str]) -> None:
     OmegaConf.set_struct(config, None)
 
 
+def _set_later(config: DictConfig, words: Sequence[str]) -> None:
+    """The same without Hydra to turn to."""
+    from recipes.quick_compose import Unusual
+
+    for word in words:
+        try:
+            _set_keys(config, [word])
+        except Unusual:
+            raise ConfigError(f"'{word}' is not understood beside corpus.folder; give one value to one key") from None
+
+
 @lru_cache(maxsize=64)
 def _composed_once(folder: Path, words: tuple[str, ...]) -> Composed:
     from hydra import compose as hydra_compose
@@ -189,7 +234,9 @@ def _composed_once(folder: Path, words: tuple[str, ...]) -> Composed:
 def _register_resolvers() -> None:
     OmegaConf.register_new_resolver("bundled", _bundled, replace=True)
     OmegaConf.register_new_resolver("product", lambda a, b: round(float(a) * float(b)), replace=True)
+    OmegaConf.register_new_resolver("at_most", lambda value, limit: min(value, limit), replace=True)
     OmegaConf.register_new_resolver("octaves", _octaves, replace=True)
+    OmegaConf.register_new_resolver("gguf", value_of_gguf, replace=True)
     OmegaConf.register_new_resolver("rest_of_one", lambda share: round(1 - float(share), 12), replace=True)
 
 
@@ -233,10 +280,9 @@ def _unknown_options(words: Sequence[str]) -> list[str]:
 def _blame(words: Sequence[str], error: Exception) -> list[str]:
     """One sentence for each word that Hydra would not take, or one about the preset."""
     groups = groups_on_disk()
-    whole = [word for word in words if _name(word) in groups]
+    whole = [word for word in words if _name(word) in groups or _name(word) == "corpus.folder"]
     try:
-        without_keys = _hydra(whole)
-        _replace_nodes(without_keys)
+        without_keys = _composed(whole)
     except _composition_errors() as deeper:
         recipe = next(word for word in whole if _name(word) == "recipe")
         return [f"{recipe} does not compose: {one_sentence(deeper)}"]
@@ -251,7 +297,7 @@ def _blame(words: Sequence[str], error: Exception) -> list[str]:
             faults.append(f"unknown key '{name}' on the command line; {hint}")
             continue
         try:
-            _hydra([*whole, word])
+            _composed([*whole, word])
         except _composition_errors() as problem:
             faults.append(_not_understood(word, problem))
     return faults or [one_sentence(error)]

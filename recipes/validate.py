@@ -22,6 +22,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from recipes.compose import Composed, ConfigError, dotted_keys, one_sentence, plain
 from recipes.exporting.settings import export_faults
+from recipes.importing.gguf_folder import import_faults
 from recipes.judging import augmentation_faults, mixtures, pair_faults, stage_faults, value_faults, value_of
 from recipes.part_faults import adapter_faults, built, length_schedule_faults, memory_faults, sampling_faults
 
@@ -186,8 +187,8 @@ def model_faults(config: DictConfig) -> Iterator[str]:
     """Checks that need the model's configuration and tokenizer, but no weights."""
     from lightning_modules.rope.patch import original_length, resolve_rope
 
-    if folders := list(_missing_folders(config)):
-        yield from folders
+    if faults := [*import_faults(config)] or [*_missing_folders(config)]:
+        yield from faults
         return
     try:
         model_config, tokenizer = built(config.model.source).config(), built(config.model.tokenizer).load()

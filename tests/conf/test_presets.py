@@ -14,6 +14,7 @@ from recipes import compose as composing
 from recipes.cli import run
 from recipes.compose import compose
 from recipes.train import train
+from tests.small_bundle import small_words
 
 RECIPES = composing.conf_folder() / "recipe"
 NUM_PRESETS = 6
@@ -22,23 +23,25 @@ PRESETS = sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path i
 HEADER = ("Paper", "Source", "Run", "Expect", "Differs")
 MAX_LINES = 80
 
-MECHANISM = (
-    "stage",
-    "length_schedule._target_",
-    "rope",
-    "attention",
-    "lr_schedule.min_lr_ratio",
-    "corpus.mixture",
-    "data.token_policy",
-    "packing.document_mask",
-    "packing.reset_positions",
-    "extension_factor",
-    "memory.activations.recompute",
-    "trainer.gradient_clip_norm",
-    "precision",
-    "seed",
+SIZES = (
+    "model",  # another one, with its tokenizer; how its weights are held stays
+    "context_length",
+    "data.tokens_per_step",
+    "data.samples_per_step",
+    "data.micro_batch_size",
+    "data.max_steps",
+    "data.epochs",
+    "data.validation_sequences",
+    "lr_schedule.warmup_steps",
+    "evaluation.perplexity.tail_tokens",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.log_every_n_steps",
+    "trainer.checkpoint_every_n_steps",
+    "strategy",  # of several GPUs; a step is the same in each
+    "memory",  # what is kept of a layer, and what is computed again
 )
-"""What no scale may change."""
+"""What a scale may change; all else is mechanism. Corpora and chat templates have tests of their own below."""
 
 NUMBERS = (
     "context_length",
@@ -100,39 +103,55 @@ def test_numbers_of_every_paper_are_tested_apart_from_its_presets() -> None:
     assert untested == []
 
 
+@pytest.mark.parametrize("scale", ["toy", "single_gpu"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_scale_changes_sizes_only(preset: str) -> None:
-    paper, toy = (compose([f"recipe={preset}", f"scale={scale}"]).config for scale in ("paper", "toy"))
-    assert mechanism(paper) == mechanism(toy)
-    assert paper.context_length / paper.model.original_context_length == pytest.approx(
-        toy.context_length / toy.model.original_context_length
-    )
+def test_scale_changes_sizes_only(preset: str, scale: str) -> None:
+    paper, scaled = (compose([f"recipe={preset}", f"scale={name}"]) for name in ("paper", scale))
+    assert mechanism(paper.config) == mechanism(scaled.config)
+    assert held(paper.config) == held(scaled.config)
+    kept = scaled.choices["chat_template"] == paper.choices["chat_template"]
+    assert kept or scaled.choices["chat_template"] == {"toy": "plain", "single_gpu": "chatml"}[scale]
+    assert kept == (paper.config.chat_template == scaled.config.chat_template)
+    original, factor = scaled.config.model.original_context_length, scaled.config.extension_factor
+    lengths = {"toy": original * min(factor, 8), "single_gpu": min(original * factor, 32768)}
+    assert scaled.config.context_length == pytest.approx(lengths[scale], abs=0.5)
+    assert scale != "single_gpu" or scaled.config.data.max_steps <= 3000
 
 
 def mechanism(config: DictConfig) -> dict[str, Any]:
-    found = {key: OmegaConf.select(config, key) for key in MECHANISM}
-    assert None not in found.values()
-    # A chat template is written in the control tokens of its model, and a conversation's limit is that of a row.
-    policy = {
-        key: value for key, value in found["data.token_policy"].items() if key not in ("template", "context_length")
+    """Every key that is no size, as it is written; of rope, and of how the corpus is mixed, the values."""
+    written = leaves(OmegaConf.to_container(config))
+    apart = ("corpus", "chat_template", "rope")
+    found = {
+        key: value
+        for key, value in written.items()
+        if not any(f"{key}.".startswith(f"{size}.") for size in (*SIZES, *apart))
     }
-    found["data.token_policy"] = policy
-    optimizer = {key: value for key, value in config.optimizer.items() if key != "lr"}
-    return {**found, "packing": config.packing._target_, "optimizer": optimizer}
+    rules = ("mixture", "phases", "mix_at", "sampling", "at_exhaustion")
+    nodes = {"rope": config.rope, **{f"corpus.{rule}": config.corpus[rule] for rule in rules}}
+    found |= {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
+    assert len(found) > 80
+    return found
 
 
-def files(config: DictConfig) -> list[str]:
-    """Sources that read files."""
-    return [str(name) for name, source in config.corpus.sources.items() if "path" in source]
+def held(config: DictConfig) -> str | None:
+    """The precision that a model's weights are held in; of one that is made from a seed, fp32."""
+    return config.model.source.get("dtype", "float32")
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Token stores, shared by the presets."""
-    return tmp_path_factory.mktemp("cache")
+def leaves(node: Any, name: str = "") -> dict[str, Any]:
+    """Dotted key -> what is written there."""
+    if not isinstance(node, dict) or not node:
+        return {name: node}
+    return {
+        key: value
+        for part, child in node.items()
+        for key, value in leaves(child, f"{name}.{part}" if name else str(part)).items()
+    }
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.usefixtures("small_bundle")
 def test_trains_two_steps_at_toy_scale(preset: str, tmp_path: Path, cache_dir: Path) -> None:
     toy = compose([f"recipe={preset}", "scale=toy"]).config
     row = min(toy.packing.max_seqlen, LONGEST_ROW)
@@ -140,8 +159,7 @@ def test_trains_two_steps_at_toy_scale(preset: str, tmp_path: Path, cache_dir: P
         f"recipe={preset}",
         "scale=toy",
         "debug=two_steps",
-        # The whole training text takes six seconds to tokenise, once for each source.
-        *(f"corpus.sources.{name}.path=${{bundled:classics/heldout.jsonl.zst}}" for name in files(toy)),
+        *small_words(toy),
         f"packing.max_seqlen={row}",
         f"data.tokens_per_step={row}",
         "data.micro_batch_size=1",

@@ -16,7 +16,7 @@ import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +35,11 @@ READ_ELSEWHERE = {
     "pipeline": "python -m recipes.run",
 }
 """Folders of conf/ whose files are no part of a configuration, and the verb that reads them."""
+
+
+WHOLE = ("corpus.mixture", "corpus.sampling")
+"""Mappings of names of the user's own: one on the command line takes the place of the preset's, in which it would be
+mixed with names that it leaves out."""
 
 
 class Composed(NamedTuple):
@@ -91,9 +96,10 @@ def _composed(words: Sequence[str]) -> Composed:
 def _replace_nodes(composed: Composed, kept: Sequence[str] = ()) -> None:
     """Take nodes whose option the command line changed from their group alone, without what the preset wrote there.
 
-    So too a scale's model; `kept` are options that the scale leaves the preset.
+    So too those of a variant, and a scale's model; `kept` are options that the scale leaves the preset.
     """
     words, groups = composed.words, groups_on_disk()
+    _replace_of_variant(composed)
     replaced: list[str] = []
     if any(_name(word) in groups and _name(word) not in OVERLAYS for word in words):
         before = _hydra([*(word for word in words if _name(word) in OVERLAYS), *kept]).choices
@@ -108,6 +114,37 @@ def _replace_nodes(composed: Composed, kept: Sequence[str] = ()) -> None:
             scaling.keep_dtype(composed.config.model, fresh.model)
         for group in replaced:
             composed.config[group] = fresh[group]
+
+
+def _replace_of_variant(composed: Composed) -> None:
+    """Take nodes whose option a variant changed from their group, under what is written over the preset.
+
+    Another corpus plays the preset's roles, so what the preset says of these stays.
+    """
+    from recipes.quick_compose import body_of
+
+    overlays = {_name(word): word for word in composed.words if _name(word) in OVERLAYS}
+    if "variant" not in overlays:
+        return
+    own = _hydra([overlays["recipe"]]).choices
+    changed = _hydra([overlays["recipe"], overlays["variant"]]).choices
+    mechanisms = [group for group in groups_on_disk() if group not in (*OVERLAYS, "corpus")]
+    replaced = [group for group in mechanisms if own[group] != changed[group] == composed.choices[group]]
+    fresh = plain(composed.choices) if replaced else composed.config
+    for group in replaced:
+        said = OmegaConf.to_container(composed.config[group], resolve=False)
+        later = ((name, overlays[name].partition("=")[2]) for name in OVERLAYS[1:] if name in overlays)
+        bodies = [body_of(conf_folder() / name / f"{option}.yaml", group) for name, option in later]
+        composed.config[group] = OmegaConf.merge(fresh[group], *bodies)
+        for path in (_name(word).split(".")[1:] for word in composed.words if _name(word).startswith(f"{group}.")):
+            OmegaConf.update(composed.config[group], ".".join(path), _at(said, path), merge=False, force_add=True)
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    """What plain data hold under a path of keys."""
+    for key in path:
+        node = node[key]
+    return node
 
 
 def plain(choices: dict[str, str], words: Sequence[str] = ()) -> DictConfig:
@@ -200,7 +237,7 @@ def _set_keys(config: DictConfig, words: Sequence[str]) -> None:
         ordinary = adds or override.type is OverrideType.CHANGE
         if taken or not ordinary or override.is_sweep_override() or override.package is not None or "/" in key:
             raise Unusual
-        OmegaConf.update(config, key, value, merge=True, force_add=adds)
+        OmegaConf.update(config, key, value, merge=key not in WHOLE, force_add=adds)
     OmegaConf.set_struct(config, None)
 
 

@@ -73,6 +73,11 @@ def preset_parts(preset: str, parts: Collection[str]) -> PresetValues:
     return PresetValues(OmegaConf.create(kept | {"recipe_name": preset}), choices)
 
 
+def body_of(path: Path, group: str) -> dict[str, Any]:
+    """What an overlay's file writes into the node of a group."""
+    return copy.deepcopy(_read(path).body.get(group, {}))
+
+
 def option_values(folder: Path, named: Mapping[str, str]) -> PresetValues:
     """The unresolved configuration of these options and, of groups not named, those of config.yaml and the overlays.
 

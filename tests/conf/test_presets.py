@@ -17,7 +17,7 @@ from recipes.train import train
 from tests.small_bundle import small_words
 
 RECIPES = composing.conf_folder() / "recipe"
-NUM_PRESETS = 6
+NUM_PRESETS = 30
 PRESETS = sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
 
 HEADER = ("Paper", "Source", "Run", "Expect", "Differs")

@@ -103,8 +103,8 @@ def test_result_names_choices_and_recipe() -> None:
 @pytest.mark.parametrize(
     ("words", "sentences"),
     [
-        ([], ["no recipe given; add recipe=<name>, one of: demo/base, demo/extend"]),
-        (["recipe="], ["recipe= does not exist; there are: demo/base"]),
+        ([], ["no recipe given; add recipe=<name>, one of: "]),
+        (["recipe="], ["recipe= does not exist; there are: "]),
         (["recipe=demo/extnd"], ["recipe=demo/extnd does not exist; nearest: demo/extend"]),
         (["recipe=index"], ["nearest: index_1p9b_32k/"]),
         (["recipe=demo/extend", "rope=lineer"], ["rope=lineer does not exist; nearest: linear"]),
@@ -153,3 +153,33 @@ def test_a_preset_that_does_not_compose(conf: Path, text: str, sentence: str) ->
     (found,) = str(error.value).splitlines()
     assert found.startswith("recipe=mine does not compose: ")
     assert sentence in found
+
+
+def test_variant_takes_the_option_that_it_names_without_what_the_preset_wrote_in_its_group() -> None:
+    words = ["recipe=utk_qwen2_7b_128k/pretrain", "variant=utk/cip_2"]
+    option = OmegaConf.load(composing.conf_folder() / "augmentation" / "chunk_interleaving.yaml")
+    assert compose(words).config.augmentation == option  # the variant says what the option does
+    changed = compose([*words, "augmentation.num_chunks=3", "scale=toy"]).config
+    assert changed.augmentation.num_chunks == 3
+    assert changed.data.max_steps == 20
+    assert changed.rope.rope_theta == 5e6  # what is said of other groups stays
+
+
+def test_variant_with_another_corpus_keeps_the_shares_of_the_preset() -> None:
+    words = ["recipe=together_llama2_7b_32k/pretrain", "variant=together/pg19_books"]
+    before, after = (compose(words[:n]).config.corpus for n in (1, 2))
+    assert after.mixture == before.mixture
+    assert after.sources.book.filters == before.sources.book.filters
+    assert after.sources.book.name != before.sources.book.name
+
+
+def test_mixture_on_the_command_line_takes_the_place_of_the_presets() -> None:
+    words = ["recipe=demo/extend", "corpus.mixture={recall: 1.0}"]
+    assert compose(words).config.corpus.mixture == {"recall": 1.0}
+    assert compose(["recipe=demo/extend", "corpus=local", "corpus.mixture={documents: 1}"]).config.corpus.mixture == {
+        "documents": 1
+    }
+    assert compose(["recipe=demo/extend", "corpus.mixture.recall=0.25"]).config.corpus.mixture == {
+        "classics": 0.5,
+        "recall": 0.25,
+    }

@@ -18,6 +18,7 @@ from recipes import compose as composing
 from recipes import quick_compose
 from recipes.compose import OVERLAYS, compose, conf_folder, groups_on_disk, options, presets
 from recipes.quick_compose import preset_parts, preset_values
+from tests.grids import quick_where
 
 ROOT = Path(__file__).parents[2]
 GROUPS = [group for group in groups_on_disk() if group not in OVERLAYS]
@@ -85,8 +86,10 @@ def test_preset_under_its_overlays_is_what_hydra_makes_of_it(overlays: tuple[str
 
 
 @pytest.mark.usefixtures("no_hydra")
-@pytest.mark.parametrize("k", range(MOST_OPTIONS))
-@pytest.mark.parametrize("preset", ["recipe=demo/sft", None])
+@pytest.mark.parametrize(
+    ("preset", "k"),
+    quick_where(product([None, "recipe=demo/sft"], range(MOST_OPTIONS)), lambda preset, k: bool(preset) == bool(k % 2)),
+)
 def test_every_option_is_what_hydra_makes_of_it(k: int, preset: str | None) -> None:
     """The k-th option of every group at once."""
     named = [f"{group}={options(group)[k % len(options(group))]}" for group in GROUPS]

@@ -2,8 +2,8 @@
 
 Most starts are forks of `tests.zygote`, which has imported the heavy libraries once for this test process, and which
 says what such a start cannot show. Interpreters of their own have: every verb in `recipes/test_cli.py`; a run that goes
-on in `resume/test_exact_resume.py`; the second rank that meets a full disk in `resume/test_strategies.py`; and the
-processes that open an export in `recipes/verifying/test_verify.py` and in `recipes/test_verbs.py`.
+on in `resume/test_exact_resume.py`; the second rank that meets a full disk in the slow test of
+`resume/test_strategies.py`; and the process that opens an export in `recipes/verifying/test_verify.py`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,39 @@ class Fork:
                     os.close(file)
         self.wait(max(0.0, deadline - time.monotonic()))
         return self._output[self._out].decode(), self._output[self._err].decode()
+
+
+class ForkWithPipes:
+    """In place of `subprocess.Popen` where a command begins with `sys.executable`, and is asked by its pipes.
+
+    Attributes:
+        stdin: To the process, binary.
+        stdout: From it.
+    """
+
+    def __init__(self, command: Sequence[str], **_: object) -> None:
+        executable, *words = command
+        assert executable == sys.executable
+        (theirs_in, ours_in), (ours_out, theirs_out), (status, theirs_status) = (os.pipe() for _ in range(3))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        theirs = [theirs_out, nowhere, theirs_status, theirs_in]
+        request = Request(words, dict(os.environ), str(ROOT))
+        socket.send_fds(_zygote(), [json.dumps(request._asdict()).encode()], theirs)
+        for pipe in theirs:
+            os.close(pipe)
+        self.stdin, self.stdout = os.fdopen(ours_in, "wb"), os.fdopen(ours_out, "rb")
+        self._status = os.fdopen(status)
+        self.pid = int(self._status.readline())
+
+    def kill(self) -> None:
+        """End it."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit status, once."""
+        with self._status:
+            return int(self._status.readline())
 
 
 Process = subprocess.Popen[str] | Fork

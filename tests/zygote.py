@@ -44,7 +44,7 @@ MAX_REQUEST_BYTES = 1 << 18
 
 
 class Request(NamedTuple):
-    """What follows `python` on a command line, `-m module …` or `-P file …`; its three pipes travel beside it."""
+    """What follows `python` on a command line: `-m module …`, `-P file …`, `-c code …`; its pipes travel beside it."""
 
     words: list[str]
     environment: dict[str, str]
@@ -91,7 +91,7 @@ def serve(requests: socket.socket) -> Request | None:
     """Fork a child for each request until the test process is gone; returns in each child, with what it has to run."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks after the waiters
     while True:
-        message, pipes, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 3)
+        message, pipes, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
         if not message:
             return None
         if os.fork() == 0:
@@ -102,20 +102,20 @@ def serve(requests: socket.socket) -> Request | None:
             os.close(pipe)
 
 
-def become_child(out: int, err: int, status: int) -> None:
+def become_child(out: int, err: int, status: int, *stdin: int) -> None:
     """Fork once more; the parent waits and tells the exit status, and only the child comes back."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child:
-        os.close(out)
-        os.close(err)
+        for pipe in (out, err, *stdin):
+            os.close(pipe)
         _, ended = os.waitpid(child, 0)
         os.write(status, f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)
     os.setsid()  # a process group of its own, before anybody knows its id
     os.write(status, f"{os.getpid()}\n".encode())
     os.close(status)
-    for pipe, standard in ((out, 1), (err, 2)):
+    for pipe, standard in ((out, 1), (err, 2), *((pipe, 0) for pipe in stdin)):
         os.dup2(pipe, standard)
         os.close(pipe)
 
@@ -153,6 +153,9 @@ def run(request: Request) -> None:
     if option == "-m":
         sys.path[0] = request.folder
         runpy.run_module(what, run_name="__main__", alter_sys=True)
+    elif option == "-c":
+        sys.argv[0], sys.path[0] = option, ""
+        exec(what, {"__name__": "__main__"})
     else:
         assert option == "-P", request.words
         del sys.path[0]

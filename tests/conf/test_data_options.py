@@ -52,11 +52,7 @@ def test_options_are_all_found() -> None:
     assert options("augmentation") == sorted(AUGMENTATIONS)
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
+@pytest.mark.usefixtures("small_bundle")
 @pytest.mark.parametrize("words", CASES, ids=lambda words: ",".join(words))
 def test_one_word_changes_the_data_of_demo_extend(words: tuple[str, ...], tmp_path: Path, cache_dir: Path) -> None:
     words = (
@@ -67,9 +63,6 @@ def test_one_word_changes_the_data_of_demo_extend(words: tuple[str, ...], tmp_pa
         "rope.rope_theta=20000.0",
         "evaluation.lengths=[512,1024]",
         "debug=two_steps",
-        # The whole training text takes six seconds to tokenise.
-        "corpus.sources.classics.path=${bundled:classics/heldout.jsonl.zst}",
-        "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
         f"data.tokens_per_step={TOKENS_PER_STEP}",
         "data.micro_batch_size=1",
         "data.validation_sequences=1",

@@ -26,16 +26,12 @@ LENGTHS = {
 WINDOWED = ("stages", "linear", "geometric")
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def test_schedules_are_all_found() -> None:
     assert options("length_schedule") == sorted(LENGTHS)
     assert len(LENGTHS) == 6
 
 
+@pytest.mark.usefixtures("small_bundle")
 @pytest.mark.parametrize(
     ("option", "mechanism"),
     [*((option, None) for option in LENGTHS), *((option, "window") for option in WINDOWED)],
@@ -50,9 +46,6 @@ def test_one_word_ablates_demo_extend(option: str, mechanism: str | None, tmp_pa
         f"length_schedule={option}",
         *([f"length_schedule.mechanism={mechanism}"] if mechanism else []),
         "debug=two_steps",
-        # The whole training text takes six seconds to tokenise.
-        "corpus.sources.classics.path=${bundled:classics/heldout.jsonl.zst}",
-        "corpus.sources.documents.path=${bundled:classics/heldout.jsonl.zst}",
         f"data.tokens_per_step={T}",
         "data.micro_batch_size=1",
         "data.validation_sequences=1",

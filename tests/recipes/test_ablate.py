@@ -22,7 +22,7 @@ from recipes.run import run as run_all
 from recipes.run_folder import RunFolder, close_run, finished_run, open_run
 from tests.recipes.words import replaced
 
-pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
+pytestmark = pytest.mark.usefixtures("reopened_here")
 
 GRID = """
 recipe: demo/extend

@@ -32,7 +32,7 @@ KEYS = [
         "packing.max_seqlen=${context_length}",
         "about.paper=???",
     ],
-    ["corpus.mixture={classics: 0.5}", "+corpus.mixture.more=0.5", "+model.source.settings.attention_dropout=0.2"],
+    ["evaluation.needle={num_samples: 2}", "+corpus.mixture.more=0.5", "+model.source.settings.attention_dropout=0.2"],
     ["++seed=4", "~export.dtype", "+corpus.mixture={more: 1}"],
     ["prepare/engine=ray", "+new.key=[1,{a: b}]"],
 ]

@@ -21,7 +21,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning.pytorch.Trainer.__init__", forbidden)
 
 
-@pytest.mark.usefixtures("no_weights")
+@pytest.mark.usefixtures("no_weights", "small_bundle")
 def test_a_row_of_the_toy_scale_through_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """demo/extend on its bundled text, against the row itself."""
     words = ["recipe=demo/extend", "scale=toy", f"cache_dir={tmp_path}/cache", f"output_dir={tmp_path}/outputs"]

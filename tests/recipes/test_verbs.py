@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from recipes.export import export
 from recipes.prepare import prepare
 from recipes.run import run as run_all
 from recipes.train import train
+from tests import processes
 from tests.recipes.words import replaced
 
 pytestmark = pytest.mark.usefixtures("reopened_by_a_fork")
@@ -98,7 +99,8 @@ def test_export_is_read_by_plain_transformers(tiny: list[str], trained: Path, tm
     input_ids = torch.randint(0, 512, (1, 700), generator=torch.Generator().manual_seed(0))
     save_file({"input_ids": input_ids}, asked)
     command = [sys.executable, "-c", RELOAD, str(trained / "export"), str(asked), str(answered)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = processes.run(command, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
     ours = trained_model(composed, next((trained / "checkpoints").glob("*.ckpt")))
     assert isinstance(ours, LlamaForCausalLM)
     ours.set_attn_implementation("sdpa")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.resume.recipe_runs import tiny_words
+from tests.shared import made_once
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("text")
+    return made_once(tmp_path_factory, "text", tiny_words)

@@ -19,7 +19,7 @@ from tests import processes
 from tests.processes import PATIENCE_SECONDS
 
 RECIPE = "demo/base"
-MAX_STEPS = 60
+MAX_STEPS = 40
 
 
 def tiny_words(folder: Path, *, dropout: float = 0.2, **trainer: object) -> list[str]:
@@ -127,7 +127,7 @@ def wait_for_step(process: processes.Process, output_dir: Path, step: int) -> No
 
 def kill_after_step(words: list[str], output_dir: Path, step: int) -> int:
     """Train, kill the whole process group at some moment after a checkpoint; returns the newest checkpoint's step."""
-    delay = random.uniform(0.0, 0.25)
+    delay = random.uniform(0.0, 0.12)
     print(f"to be killed {delay:.3f} s after the checkpoint of step {step}")
     with started(words, output_dir) as process:
         wait_for_step(process, output_dir, step)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes import run_folder
 from recipes.run_folder import RANK_VARIABLE, RunFolder, close_run, find_run, mechanism, open_run
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ForkWithPipes
 
 
 @pytest.fixture(autouse=True)
@@ -174,21 +173,16 @@ def test_lock_keeps_a_second_trainer_out_until_the_first_is_gone(
 ) -> None:
     stopped = stopped_run(make_config(tmp_path))
     OmegaConf.save(make_config(tmp_path), tmp_path / "config.yaml")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "config.yaml")],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert f"going on with {stopped.path}" in holder.stdout.readline()
+    holder = ForkWithPipes([sys.executable, "-c", HOLDER, str(tmp_path / "config.yaml")])
+    with holder.stdin, holder.stdout:
+        assert f"going on with {stopped.path}" in holder.stdout.readline().decode()
         with pytest.raises(ValueError, match="is being trained by another process; wait for it, or set resume=never"):
             open_run(make_config(tmp_path, resume=str(stopped.path)))
         assert open_run(make_config(tmp_path)).path != stopped.path
         assert "is being trained by another process" in capsys.readouterr().out
         forget()
         holder.kill()
+        assert holder.wait() == -signal.SIGKILL
     assert open_run(make_config(tmp_path, resume=str(stopped.path))).path == stopped.path.resolve()
 
 

@@ -27,12 +27,14 @@ from tests.resume.recipe_runs import (
     train,
     wait_for_step,
 )
+from tests.shared import made_once
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def single(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One device, never interrupted."""
-    return train(tiny_words(folder, dropout=0.0), tmp_path_factory.mktemp("single"))
+    words = tiny_words(folder, dropout=0.0)
+    return latest(made_once(tmp_path_factory, "single", lambda output: train(words, output)))
 
 
 def assert_same_run(run: Path, single: Path) -> None:
@@ -73,19 +75,22 @@ def test_ddp_whose_first_rank_got_sigterm_resumed_on_one_device_equals_one_devic
     folder: Path, single: Path, tmp_path: Path
 ) -> None:
     words = [*tiny_words(folder, dropout=0.0, devices=2), "strategy=ddp"]
-    checkpoint, _ = stop_after_step(words, tmp_path, 20, lambda pid: os.kill(pid, signal.SIGTERM))
+    checkpoint, _ = stop_after_step(words, tmp_path, 10, lambda pid: os.kill(pid, signal.SIGTERM))
     assert checkpoint.is_file()
     run = train(tiny_words(folder, dropout=0.0), tmp_path)
     assert run_folders(tmp_path) == [run]
     assert_same_run(run, single)
 
 
+@pytest.mark.parametrize(
+    "second_rank", [pytest.param(True, id="fork"), pytest.param(False, id="interpreter", marks=pytest.mark.slow)]
+)
 def test_fsdp_that_met_a_full_disk_and_a_kill_on_two_devices_resumed_on_one_equals_one_device(
-    folder: Path, single: Path, tmp_path: Path
+    second_rank: bool, folder: Path, single: Path, tmp_path: Path
 ) -> None:
     words = [*tiny_words(folder, dropout=0.0, devices=2), "strategy=fsdp"]
-    fill_the_disk_of_the_last_rank(words, tmp_path, 10)
-    kill_after_step(words, tmp_path, 30)
+    fill_the_disk_of_the_last_rank(words, tmp_path, 10, second_rank=second_rank)
+    kill_after_step(words, tmp_path, 20)
     assert newest(latest(tmp_path)).is_dir()
     run = train([*tiny_words(folder, dropout=0.0, devices=1), "strategy=fsdp"], tmp_path)
     assert run_folders(tmp_path) == [run]
@@ -93,9 +98,9 @@ def test_fsdp_that_met_a_full_disk_and_a_kill_on_two_devices_resumed_on_one_equa
     assert_same_run(run, single)
 
 
-def fill_the_disk_of_the_last_rank(words: list[str], output_dir: Path, step: int) -> None:
+def fill_the_disk_of_the_last_rank(words: list[str], output_dir: Path, step: int, *, second_rank: bool) -> None:
     """Train until the second rank may not write another checkpoint, which the first one says in one sentence."""
-    with started(words, output_dir, second_rank=False) as process:
+    with started(words, output_dir, second_rank=second_rank) as process:
         wait_for_step(process, output_dir, step)
         (rank,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         resource.prlimit(int(rank), resource.RLIMIT_FSIZE, (1000, 1000))  # the kernel refuses what is beyond

@@ -33,6 +33,15 @@ STAGE_2 = {  # the card of nvidia/ChatQA2-Long-SFT-data
     "synthetic_convqa": 0.3,
     "sft": 0.2,
 }
+SLIMPAJAMA = {  # SLIMPAJAMA_ORIGINAL_MIX of Fu et al., arXiv:2402.10171, whom the card follows
+    "c4": 0.26609933,
+    "common_crawl": 0.53374772,
+    "stackexchange": 0.03169647,
+    "wikipedia": 0.03402128,
+    "github": 0.05004782,
+    "arxiv": 0.04290379,
+    "book": 0.0414836,
+}
 STAGE_3 = {**STAGE_2, "long_sft": 2.5, "narrativeqa_128k": 5.0}
 
 
@@ -50,9 +59,12 @@ def test_pretraining() -> None:
     assert config.optimizer.lr == 3e-5
     policy = config.data.token_policy
     assert (policy.prepend_bos, policy.append_eos, policy.separator) == (False, False, "<s>")
-    assert config.corpus.sources.slimpajama.name == "cerebras/SlimPajama-627B"
-    rule = {"slimpajama": {"downsample": {"max_length": 4096, "keep": 0.1}}}  # Fu et al., arXiv:2402.10171
-    assert OmegaConf.to_container(config.corpus.sampling) == rule
+    assert {"SlimPajama" in source.name for source in config.corpus.sources.values()} == {True}
+    assert OmegaConf.to_container(config.corpus.mixture) == SLIMPAJAMA
+    assert sum(SLIMPAJAMA.values()) == pytest.approx(1)
+    rule = {"downsample": {"max_length": 4096, "keep": 0.1}}  # in each source, so that the shares stay
+    sampling = OmegaConf.to_container(config.corpus.sampling, resolve=True)
+    assert sampling == dict.fromkeys(SLIMPAJAMA, rule)
 
 
 def test_each_stage_goes_on_from_the_one_before() -> None:

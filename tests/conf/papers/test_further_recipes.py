@@ -68,7 +68,7 @@ def test_llama_2_long_says_of_each_number_that_it_was_not_read() -> None:
     assert (config.context_length, config.rope.rope_theta) == (32768, 500_000)
     assert config.data.max_steps * config.data.tokens_per_step == pytest.approx(400e9, rel=1e-4)
     kinds = {number.kind for number in stated_numbers(preset_file(LLAMA_2_LONG))}
-    assert kinds == {"second-hand", "recalled", "computed", "our choice"}, "and none is published"
+    assert kinds == {"second-hand", "computed", "our choice"}, "and none is published"
 
 
 def test_fu_keeps_a_tenth_of_short_documents_at_unchanged_shares_of_the_sources() -> None:
@@ -78,7 +78,11 @@ def test_fu_keeps_a_tenth_of_short_documents_at_unchanged_shares_of_the_sources(
     assert sampling == {name: {"downsample": {"max_length": 4096, "keep": 0.1}} for name in SLIMPAJAMA}
     assert config.data.max_steps * config.data.tokens_per_step == pytest.approx(5e9, rel=0.001)
     assert (config.context_length, config.corpus.mix_at) == (80 * 1024, "document")
-    for key in ("rope.rope_theta", "optimizer.lr", "data.tokens_per_step", "lr_schedule.warmup_steps"):
+    assert config.data.tokens_per_step == pytest.approx(4e6, rel=0.02)
+    assert rates(config, [20, 500, 1272]) == [2e-5, 2e-5, 2e-5]
+    for key in ("rope", "optimizer.lr", "lr_schedule"):
+        assert kind_of(FU, key) == "second-hand"
+    for key in ("rope.rope_theta", "optimizer.betas", "lr_schedule.warmup_steps"):
         assert kind_of(FU, key) == "our choice"
 
 

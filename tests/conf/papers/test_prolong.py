@@ -25,6 +25,8 @@ def test_what_all_scripts_say(preset: str) -> None:
     config = config_of(preset)
     assert [*config.optimizer.betas] == [0.9, 0.95]
     assert config.optimizer.weight_decay == 0.1
+    assert config.optimizer.decay_norms is True  # transformers spares the norms of its own classes alone
+    assert config.lr_schedule.warmup_start_ratio == 0.0  # as in transformers
     assert config.lr_schedule._target_.endswith("CosineWithWarmup")
     assert config.lr_schedule.min_lr_ratio == 0.1
     assert config.trainer.gradient_clip_norm == 1.0

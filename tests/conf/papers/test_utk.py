@@ -62,7 +62,7 @@ CHANGED = {
     "synthetic": NO_UTK | {f"corpus.mixture.{source}" for source in ("chinese", "english", "code", "synthetic")},
     "cip_2": NO_UTK,
     "probability_30_percent": {"augmentation.probability"},
-    "no_backtracing": {"augmentation.backtracing"},
+    "no_backtracing": {"augmentation.backtracing", "augmentation.chunk_ids"},
     "order_not_kept": {"augmentation.partial_order"},
     "chunks_of_1k": {"augmentation.chunk_length"},
 }
@@ -141,7 +141,8 @@ def test_variants_say_the_numbers_of_the_paper() -> None:
     assert sum(mixture.values()) == pytest.approx(1)
     assert configs["cip_2"].augmentation.num_chunks == 2
     assert configs["probability_30_percent"].augmentation.probability == 0.3
-    assert configs["no_backtracing"].augmentation.backtracing is False
+    without = configs["no_backtracing"].augmentation
+    assert (without.backtracing, without.chunk_ids) == (False, False)  # one flag of the code, add_sort_task
     assert configs["order_not_kept"].augmentation.partial_order is False
     assert configs["chunks_of_1k"].augmentation.chunk_length == 1024
 
@@ -185,10 +186,10 @@ def test_untied_documents_are_of_two_or_three_chunks_in_order_and_their_order_is
     assert counts == {2, 3}
 
 
-def test_without_backtracing_chunks_have_ids_and_no_order_is_told() -> None:
+def test_without_backtracing_chunks_have_no_ids_and_no_order_is_told() -> None:
     rows = rows_of(augmentation_of("variant=utk/no_backtracing"), distinct(60, 90, 40))
     assert {chunk.told is None for row in rows for chunk in row} == {True}
-    assert {chunk.tag is None for row in rows for chunk in row} == {False}
+    assert {chunk.tag is None for row in rows for chunk in row} == {True}
 
 
 def test_disrupted_order_is_that_of_the_chunks_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -17,6 +18,7 @@ from datamodules.augmentations.table_tokens import JoinedPieces, WholeText, tabl
 from datamodules.tasks.table_formats import FORMATS, render
 from datamodules.tasks.tables import draft_problem, make_problem
 from tests.datamodules.prepare.tokenizers import LLAMA_3, byte_level, unigram, word_piece
+from tests.grids import covering, quick_where
 
 ROOT = Path(__file__).parents[3]
 QWEN = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -96,30 +98,32 @@ def assert_tokens_are_those_of_the_text(tokenizer: PreTrainedTokenizerFast, made
             assert tokens.tolist() == tokenizer.encode(text, add_special_tokens=False), text
 
 
-@pytest.mark.parametrize("kind", CUTTABLE)
-def test_joined_pieces_are_the_tokens_of_the_text(kind: str):
+@pytest.mark.parametrize(
+    ("kind", "num_problems"),
+    quick_where(itertools.product(CUTTABLE, (15, 45)), lambda kind, num_problems: num_problems == 15),
+)
+def test_joined_pieces_are_the_tokens_of_the_text(kind: str, num_problems: int):
     tokenizer = cuttable(kind)
     pieces = table_tokens(tokenizer)
     assert isinstance(pieces, JoinedPieces), "not known to be cut here"
-    assert_tokens_are_those_of_the_text(tokenizer, pieces, num_problems=45)
+    assert_tokens_are_those_of_the_text(tokenizer, pieces, num_problems=num_problems)
     again = pickle.loads(pickle.dumps(pieces))
     assert_tokens_are_those_of_the_text(tokenizer, again, num_problems=6)
 
 
-@pytest.mark.parametrize("kind", ["llama-3", "llama-2"])
-def test_a_long_table_too_and_its_row_ends_are_those_of_its_tokens(kind: str):
+@pytest.mark.parametrize(("kind", "written"), covering(itertools.product(["llama-3", "llama-2"], FORMATS)))
+def test_a_long_table_too_and_its_row_ends_are_those_of_its_tokens(kind: str, written: Any):
     tokenizer = cuttable(kind)
-    for k, written in enumerate(FORMATS):
-        draft = draft_problem((1, k), max_columns=8, formats=[written])
-        table = draft.draw(12_000)  # keys of six digits
-        rows = table_tokens(tokenizer).measure(table, written, draft.sample)
-        whole = tokenizer.encode(render(table, written).text, add_special_tokens=False)
-        tail = "" if written != "json" else "\n]"
-        assert rows.problem("", 12_000, "").tolist() == whole
-        shorter = render(table.head(500), written).text.removesuffix(tail)
-        longer = render(table.head(600), written).text.removesuffix(tail)
-        grown = len(tokenizer.encode(longer + ",")) - len(tokenizer.encode(shorter + ","))
-        assert rows.ends[599] - rows.ends[499] == grown
+    draft = draft_problem((1, [*FORMATS].index(written)), max_columns=8, formats=[written])
+    table = draft.draw(12_000)  # keys of six digits
+    rows = table_tokens(tokenizer).measure(table, written, draft.sample)
+    whole = tokenizer.encode(render(table, written).text, add_special_tokens=False)
+    tail = "" if written != "json" else "\n]"
+    assert rows.problem("", 12_000, "").tolist() == whole
+    shorter = render(table.head(500), written).text.removesuffix(tail)
+    longer = render(table.head(600), written).text.removesuffix(tail)
+    grown = len(tokenizer.encode(longer + ",")) - len(tokenizer.encode(shorter + ","))
+    assert rows.ends[599] - rows.ends[499] == grown
 
 
 def added(*names: str) -> PreTrainedTokenizerFast:

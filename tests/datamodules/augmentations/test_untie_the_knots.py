@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 from collections import Counter
@@ -17,10 +18,12 @@ import lightning_modules.models
 from datamodules.augmentations import untie_the_knots
 from datamodules.augmentations.untie_the_knots import UntieTheKnots
 from tests.datamodules.augmentations.knots import HUGE, by_document, distinct, many, published_mask, read, row_of
+from tests.grids import quick_where
 
 DEMO = Path(lightning_modules.models.__file__).parent / "demo"
 VOCAB_SIZE = 4096
-FOLLOW = pytest.mark.parametrize("follow", ["code", "paper"])
+FOLLOWED = ["code", "paper"]
+FOLLOW = pytest.mark.parametrize("follow", FOLLOWED)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,13 @@ SETTINGS = [
     {"chunk_length": 7, "partial_order": False, "pin_last_chunk": False},
     {"min_split_length": 30, "chunk_count_probabilities": [0.0, 1.0]},
 ]
-ALL = pytest.mark.parametrize("settings", SETTINGS, ids=str)
+ALL = pytest.mark.parametrize(
+    ("settings", "follow"),
+    quick_where(
+        itertools.product(SETTINGS, FOLLOWED),
+        lambda settings, follow: SETTINGS.index(settings) % 2 == FOLLOWED.index(follow),
+    ),
+)
 
 
 def test_the_drawing_in_the_docstring_is_what_comes_out(tokenizer: PreTrainedTokenizerBase, make) -> None:
@@ -65,7 +74,6 @@ def test_the_drawing_in_the_docstring_is_what_comes_out(tokenizer: PreTrainedTok
     assert (pushed_out, sum(map(len, documents))) == (6, 12)
 
 
-@FOLLOW
 @ALL
 def test_no_token_is_lost_and_documents_keep_their_order(make, settings: dict[str, Any], follow: str) -> None:
     augmentation = make(follow=follow, **settings)
@@ -80,7 +88,6 @@ def test_no_token_is_lost_and_documents_keep_their_order(make, settings: dict[st
             assert all(places == sorted(places) for places in starts.values())
 
 
-@FOLLOW
 @ALL
 def test_knots_and_ids_stand_where_documents_were_cut(
     tokenizer: PreTrainedTokenizerBase, make, settings: dict[str, Any], follow: str
@@ -106,7 +113,6 @@ def test_knots_and_ids_stand_where_documents_were_cut(
         assert told == ([[chunk.tag for chunk in of]] if last > 0 else [])
 
 
-@FOLLOW
 @ALL
 def test_the_loss_mask_is_the_published_one_moved_by_one(make, settings: dict[str, Any], follow: str) -> None:
     augmentation = make(follow=follow, **settings)
@@ -134,7 +140,6 @@ def test_without_the_mask_every_token_is_learned(make) -> None:
     np.testing.assert_array_equal(plain.input_ids, masked.input_ids)
 
 
-@FOLLOW
 @ALL
 def test_the_row_is_full_and_is_the_long_rows_beginning(make, settings: dict[str, Any], follow: str) -> None:
     augmentation = make(follow=follow, **settings)

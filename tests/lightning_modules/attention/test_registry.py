@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lightning_modules.attention.registry import (
     per_document_attention_forward,
     register_attention_functions,
 )
+from tests import processes
 from tests.lightning_modules.tiny_models import ARCHITECTURES, tiny_model
 
 NAMES = [REFERENCE_ATTENTION, PER_DOCUMENT_ATTENTION]
@@ -179,4 +181,5 @@ def test_importing_registers_nothing():
         "import lightning_modules.attention.registry as r; from transformers import AttentionInterface; "
         "assert r.REFERENCE_ATTENTION not in AttentionInterface().valid_keys()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = processes.run([sys.executable, "-c", code], cwd=Path.cwd(), env=os.environ)
+    assert done.returncode == 0, done.stderr

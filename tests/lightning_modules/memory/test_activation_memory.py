@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from lightning_modules.attention.registry import REFERENCE_ATTENTION, SHIFTED_SP
 from lightning_modules.memory.activation_memory import ActivationMemory
 from lightning_modules.memory.recomputed_layer import RecomputedLayer
 from lightning_modules.peft.lora import Lora
+from tests.grids import quick_where
 from tests.lightning_modules.memory.training import NUM_LAYERS, Gradients, gradients_of, layers, make_model
 from tests.lightning_modules.tiny_models import tiny_model
 from tests.lightning_modules.tiny_training import (
@@ -41,6 +44,11 @@ TILED = {
     **{f"{name}_tiled": {**setting, "mlp_tile_size": 10} for name, setting in WHOLE_MLP.items()},
 }
 """Tiles of 10 tokens do not divide the 64 of a micro-batch."""
+ALL = {**WHOLE_MLP, **TILED}
+
+QUICK = ("full", "keep_attention", "offload_of_every_2nd", "tiled_alone", "offload_of_every_2nd_tiled")
+"""Each thing that is recomputed, moved or tiled, alone and with the others; those between are slow where many are
+tried with every setting."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -62,27 +70,34 @@ def assert_same(setting: dict[str, Any], *, equal: bool, bf16: bool = False, **m
             assert error < (1e-2 if bf16 else 1e-6), name
 
 
-@pytest.mark.parametrize("setting", WHOLE_MLP.values(), ids=WHOLE_MLP)
-@pytest.mark.parametrize("attention_dropout", [0.0, 0.3])
-def test_loss_and_gradients_are_bit_identical(setting: dict[str, Any], attention_dropout: float) -> None:
+def of_each(settings: Iterable[str]) -> list[Any]:
+    """Names, of which the others than `QUICK` are slow."""
+    return quick_where([(name,) for name in settings], lambda name: name in QUICK)
+
+
+@pytest.mark.parametrize(
+    ("setting", "attention_dropout"),
+    quick_where(itertools.product(WHOLE_MLP, (0.0, 0.3)), lambda _, dropout: dropout > 0),
+)
+def test_loss_and_gradients_are_bit_identical(setting: str, attention_dropout: float) -> None:
     """Of two micro-batches of packed documents, under their mask."""
-    assert_same(setting, equal=True, attention_dropout=attention_dropout)
+    assert_same(ALL[setting], equal=True, attention_dropout=attention_dropout)
 
 
-@pytest.mark.parametrize("setting", WHOLE_MLP.values(), ids=WHOLE_MLP)
-def test_loss_and_gradients_are_bit_identical_in_bf16(setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize("setting", of_each(WHOLE_MLP))
+def test_loss_and_gradients_are_bit_identical_in_bf16(setting: str) -> None:
     """Forward and backward in one autocast, whose cache of weights is warm in the second micro-batch."""
-    assert_same(setting, equal=True, bf16=True)
+    assert_same(ALL[setting], equal=True, bf16=True)
 
 
-@pytest.mark.parametrize("setting", [*WHOLE_MLP.values(), *TILED.values()], ids=[*WHOLE_MLP, *TILED])
-def test_adapters_get_the_same_gradients(setting: dict[str, Any]) -> None:
-    assert_same(setting, equal="mlp_tile_size" not in setting, lora=True)
+@pytest.mark.parametrize("setting", of_each(ALL))
+def test_adapters_get_the_same_gradients(setting: str) -> None:
+    assert_same(ALL[setting], equal="mlp_tile_size" not in ALL[setting], lora=True)
 
 
-@pytest.mark.parametrize("setting", WHOLE_MLP.values(), ids=WHOLE_MLP)
-def test_adapters_with_dropout_draw_the_same_in_the_recomputation(setting: dict[str, Any]) -> None:
-    assert_same(setting, equal=True, lora=True, lora_dropout=0.3, attention_dropout=0.3)
+@pytest.mark.parametrize("setting", of_each(WHOLE_MLP))
+def test_adapters_with_dropout_draw_the_same_in_the_recomputation(setting: str) -> None:
+    assert_same(ALL[setting], equal=True, lora=True, lora_dropout=0.3, attention_dropout=0.3)
 
 
 @pytest.mark.parametrize("attention", [REFERENCE_ATTENTION, SHIFTED_SPARSE_ATTENTION])
@@ -91,10 +106,10 @@ def test_every_attention_of_ours_is_recomputed_alike(attention: str) -> None:
         assert_same(setting, equal=True, lora=True, attention=attention)
 
 
-@pytest.mark.parametrize("setting", [*WHOLE_MLP.values(), *TILED.values()], ids=[*WHOLE_MLP, *TILED])
+@pytest.mark.parametrize("setting", of_each(ALL))
 @pytest.mark.parametrize("bf16", [False, True])
-def test_our_own_adapters_get_the_same_gradients(setting: dict[str, Any], bf16: bool) -> None:
-    assert_same(setting, equal="mlp_tile_size" not in setting, bf16=bf16, change=our_own_adapters)
+def test_our_own_adapters_get_the_same_gradients(setting: str, bf16: bool) -> None:
+    assert_same(ALL[setting], equal="mlp_tile_size" not in ALL[setting], bf16=bf16, change=our_own_adapters)
 
 
 def our_own_adapters(model: Any) -> None:
@@ -104,11 +119,11 @@ def our_own_adapters(model: Any) -> None:
             parameter.data.fill_(0.01)
 
 
-@pytest.mark.parametrize("setting", TILED.values(), ids=TILED)
+@pytest.mark.parametrize("setting", of_each(TILED))
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_tiled_mlp_adds_up_the_same_gradients(setting: dict[str, Any], bf16: bool) -> None:
+def test_a_tiled_mlp_adds_up_the_same_gradients(setting: str, bf16: bool) -> None:
     """In fp32 to 1e-6 of each gradient's norm, in bf16 to 1e-2: the weights' products are summed tile by tile."""
-    assert_same(setting, equal=False, bf16=bf16)
+    assert_same(ALL[setting], equal=False, bf16=bf16)
 
 
 def test_qwen2s_biases_get_the_same_gradients() -> None:

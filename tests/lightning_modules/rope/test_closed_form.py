@@ -15,6 +15,7 @@ from lightning_modules.rope.closed_form import (
     closed_form_attention_factor,
     closed_form_inv_freq,
 )
+from tests.grids import covering
 
 HEAD_DIMS = (64, 80, 96, 120, 128, 256)
 THETAS = (1e4, 3.2e5, 5e5, 8e6, 3.58e9)
@@ -58,8 +59,7 @@ def grid(rope_type: str, head_dim: int, length: int, factor: float) -> list[tupl
     return options[rope_type]
 
 
-@pytest.mark.parametrize("rope_type", CLOSED_FORMS)
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(("head_dim", "rope_type"), covering(itertools.product(HEAD_DIMS, CLOSED_FORMS)))
 def test_closed_form_is_what_transformers_computes(rope_type: str, head_dim: int):
     cells = 0
     for theta, length, factor in itertools.product(THETAS, LENGTHS, FACTORS):

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lightning_modules.rope.patch import assert_rope, extend_rope
+from tests.grids import covering
 from tests.lightning_modules.rope.shapes import CASES, CELLS, FAMILIES, Case, logits, shaped_model
 
 LENGTHS = (40, 64, 200, 500, 100, 30)
@@ -46,7 +47,7 @@ def fresh(saved: Path, case: Case, folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize(("family", "name"), CELLS)
+@pytest.mark.parametrize(("family", "name"), covering(CELLS))
 def test_patched_model_equals_a_freshly_loaded_one(
     saved: dict[str, Path], family: str, name: str, tmp_path: Path
 ) -> None:
@@ -69,7 +70,9 @@ def test_patched_model_equals_a_freshly_loaded_one(
             assert_rope(each, rope.rope_parameters, rope.max_position_embeddings)
 
 
-@pytest.mark.parametrize(("family", "name"), [cell for cell in CELLS if cell[0] in ("llama", "gemma3_text", "phi3")])
+@pytest.mark.parametrize(
+    ("family", "name"), covering(cell for cell in CELLS if cell[0] in ("llama", "gemma3_text", "phi3"))
+)
 def test_a_method_replaces_any_other_and_what_it_cached(saved: dict[str, Path], family: str, name: str) -> None:
     case = CASES[name]
     model, expected = (AutoModelForCausalLM.from_pretrained(saved[family]) for _ in range(2))

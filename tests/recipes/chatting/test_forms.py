@@ -11,6 +11,8 @@ from recipes.chatting.forms import BaseModelForm, TemplateForm, Turn
 from recipes.chatting.templates import prompt_form, template_names
 from recipes.compose import conf_folder
 
+pytestmark = pytest.mark.usefixtures("rendered_by_a_fork")
+
 DEMO = Path(__file__).parents[3] / "lightning_modules" / "models" / "demo"
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -23,7 +23,7 @@ from recipes.verifying.certificate import VIOLATION, WARNING, Certificate, Findi
 from recipes.verifying.certify import card_section, certify
 from recipes.verifying.dialects import what_older_readers_compute
 from recipes.verifying.documents import packed_row, whether_documents_leak
-from recipes.verifying.folder import Checkpoint, find_checkpoint
+from recipes.verifying.folder import find_checkpoint
 from recipes.verifying.loaded import FreshAnswer, reload_in_fresh_process
 from recipes.verifying.reload import logits, open_folder, rotary_buffers
 from tests.lightning_modules.callbacks.test_start_gate import plain_causal_attention
@@ -45,21 +45,6 @@ def edited(model_folder: Path, tmp_path: Path) -> Edit:
         return folder
 
     return edit
-
-
-@pytest.fixture
-def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the seconds that another process takes to import transformers."""
-
-    def reload_here(checkpoint: Checkpoint) -> FreshAnswer:
-        try:
-            model = open_folder(checkpoint.folder, checkpoint.base).model
-        except Exception as error:
-            return FreshAnswer({}, str(error))
-        tables = {f"buffer {name}": table for name, table in rotary_buffers(model).items()}
-        return FreshAnswer({"logits": logits(model), **tables})
-
-    monkeypatch.setattr(recipes.verifying.certify, "reload_in_fresh_process", reload_here)
 
 
 def found(certificate: Certificate, verdict: str) -> list[str]:
@@ -87,6 +72,7 @@ def test_a_folder_of_plain_transformers_is_clean_and_a_fresh_process_agrees(
     assert max(map(len, page.splitlines())) <= 120
 
 
+@pytest.mark.usefixtures("reopened_by_a_fork")
 def test_the_fresh_process_never_imports_this_repository(model_folder: Path) -> None:
     from safetensors import safe_open
 
@@ -107,7 +93,7 @@ def test_the_fresh_process_never_imports_this_repository(model_folder: Path) -> 
     assert answer.tensors["logits"].shape == (1, 96, 512)
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -138,7 +124,7 @@ def test_a_planted_fault_is_a_violation_and_status_1(
     assert "VIOLATION" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 def test_the_keys_that_mend_make_it_clean(edited: Edit) -> None:
     for parameters in (YARN, {"rope_type": "default", "rope_theta": 85550.0}):
         changes = {"rope_parameters": parameters, "max_position_embeddings": 2048}
@@ -178,7 +164,7 @@ def test_gemma_says_its_two_ropes_to_older_readers_too() -> None:
     assert mended.verdict == "ok"
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -202,7 +188,7 @@ def test_what_may_be_meant_so_is_a_warning(changes: dict[str, Any], words: str |
         assert any(words in warning for warning in found(certificate, WARNING))
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 def test_weights_that_are_missing_are_a_violation(edited: Edit) -> None:
     folder = edited()
     weights = load_file(folder / "model.safetensors")
@@ -276,7 +262,7 @@ def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, logits(merged)
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 def test_a_merged_adapter_has_the_rope_that_lies_beside_it(adapter: tuple[Path, torch.Tensor]) -> None:
     folder, expected = adapter
     checkpoint = find_checkpoint(folder)
@@ -288,7 +274,7 @@ def test_a_merged_adapter_has_the_rope_that_lies_beside_it(adapter: tuple[Path, 
     assert violation.startswith("another RoPE, without an error: default, theta 10000")
 
 
-@pytest.mark.usefixtures("in_one_process")
+@pytest.mark.usefixtures("reopened_here")
 def test_an_adapter_without_its_config_is_warned_of(adapter: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
     alone = shutil.copytree(adapter[0], tmp_path / "alone")
     (alone / "config.json").unlink()

@@ -9,8 +9,8 @@ was and stays able to do. Built of two `DocumentLayout`s, and so as exact as `pe
     second half                                |0 1|2 3 4 5|6 7 8 9|
 
 Groups are counted from the first token of each document, wherever it lies in its row and whatever its positions are.
-The paper's code rolls the tokens of the second half by half a group, so that the first tokens of a row attend within
-the group of its last ones and see their future; here they are a group of their own.
+Without flash attention the paper's code rolls the tokens of the second half by half a group, so that the first tokens
+of a row attend within the group of its last ones and see their future; here they are a group of their own.
 
 Reference:
     Chen et al. 2023, arXiv:2309.12307, section 3.2 and appendix B; 8192 tokens in groups of 2048 there.

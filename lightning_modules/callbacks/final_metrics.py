@@ -1,8 +1,9 @@
-"""What a run ends with, whenever it was killed.
+"""Validations that a stop came before, and what a run ends with, whenever it was killed.
 
-The last checkpoint is saved before the validation that follows it, so a run that was killed in between, or later while
-it was exported and evaluated, has no step left to train when it goes on, and Lightning would neither validate nor know
-the last step's loss. Here these numbers travel in the checkpoint, and the validation is made up for.
+A checkpoint is saved before the validation of its step, so a run that is stopped at one has none, and Lightning goes on
+with the step after it: it is made up for here. A run that was killed behind its last checkpoint, also while it was
+exported and evaluated, has no step left to train when it goes on, and Lightning would know neither its validation nor
+the last step's loss: these numbers travel in the checkpoint.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class FinalMetrics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._nothing_left = trainer.global_step >= self.max_steps
+        resumed = 0 < trainer.global_step < self.max_steps
+        if resumed and trainer.enable_validation and trainer.global_step % trainer.val_check_batch == 0:
+            _validate(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,11 +50,16 @@ class FinalMetrics(Callback):
             self._note(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._nothing_left:  # as the loop of an epoch does after its last step
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+        if self._nothing_left:
+            _validate(trainer)
         self._note(trainer)
 
     def _note(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _validate(trainer: Trainer) -> None:
+    """As the loop of an epoch does between two steps."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True

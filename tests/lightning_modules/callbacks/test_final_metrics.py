@@ -58,6 +58,13 @@ def test_a_validation_on_the_way_is_not_taken_for_the_last(tmp_path: Path) -> No
     assert resumed.metrics["val_loss"] == whole.metrics["val_loss"]
 
 
+def test_a_validation_that_a_stop_came_before_is_made_up_for(tmp_path: Path) -> None:
+    fit(tmp_path, every=2)
+    _, validations, trained = fit(tmp_path, resume=2, every=2)
+    assert trained == 3
+    assert validations.count == 3  # of the steps 2, 4 and 5
+
+
 def test_a_run_that_has_steps_left_validates_once_as_ever(tmp_path: Path) -> None:
     fit(tmp_path)
     _, validations, trained = fit(tmp_path, resume=4)

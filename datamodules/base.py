@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.augmentations.base import Augmentation
 from datamodules.corpora.base import Corpus
-from datamodules.ledger import Ledger, ledger
+from datamodules.ledger import Ledger, ledger, pushed_out
 from datamodules.length_schedules.rows import Rows, RowSchedule
 from datamodules.length_schedules.shapes import constant
 from datamodules.loader_workers import leave_sigterm_to_the_trainer
@@ -35,8 +35,6 @@ from datamodules.tokens.tokenise import TokenPolicy, prepare_store
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COUNTED_ROWS = 64
-"""Rows in which the ledger counts what an augmentation leaves no room for."""
 
 VALIDATION_SEED = 0
 """Draws the rows of validation: the same for every seed of a run, so that their losses can be compared."""
@@ -139,7 +137,6 @@ class PackedDataModule(pl.LightningDataModule):
         self.engine: Engine | None = None  # what makes token stores; None makes them here
         self.unread: Sequence[str] = ()  # sources that the mixture names and gives nothing
         self.rows: Rows | None = None
-        self._tokens_read: np.ndarray | None = None  # [num_steps] int64
         self.request: RunRequest | None = None
         self.data: PackedDataset | None = None
         self.validation_data: PackedDataset | None = None
@@ -245,7 +242,7 @@ class PackedDataModule(pl.LightningDataModule):
         stores = {name: self.prepare_store(name) for name in self.sources}
         self.request = self._request(stores)
         self.rows = self._planner.rows(self.request, stores)
-        self._tokens_read = None
+        self.__dict__.pop("_tokens_after_step", None)  # of an earlier setup
         if (
             self.augmentation is not None
             and self.rows.cut
@@ -315,16 +312,8 @@ class PackedDataModule(pl.LightningDataModule):
         """What the run reads of each source; known after `setup`."""
         assert self.rows is not None
         assert self.request is not None
-        return ledger(self.rows.plan, self.request)._replace(pushed_out=self._pushed_out())
-
-    def _pushed_out(self) -> float:
-        """Share of the tokens that the augmentation leaves no room for, over rows that are spread over the run."""
         assert self.data is not None
-        if self.augmentation is None:
-            return 0.0
-        rows = np.unique(np.linspace(0, len(self.data) - 1, num=COUNTED_ROWS).astype(int))
-        held = int(self.data.plan.row_tokens[rows].sum())
-        return sum(self.data.num_pushed_out(int(i)) for i in rows) / held
+        return ledger(self.rows.plan, self.request)._replace(pushed_out=pushed_out(self.data))
 
     def context_length(self, step: int) -> int:
         """Tokens of the longest sequence at a step, counted from 0; known after `setup`."""
@@ -339,11 +328,12 @@ class PackedDataModule(pl.LightningDataModule):
 
     def tokens_read(self, step: int) -> int:
         """Tokens of all ranks up to the end of a step, padding not among them; known after `setup`."""
+        return int(self._tokens_after_step[step])
+
+    @cached_property
+    def _tokens_after_step(self) -> np.ndarray:
         assert self.rows is not None
-        if self._tokens_read is None:
-            by_step = self.rows.plan.row_tokens.reshape(-1, self.sequences_per_step).sum(axis=1)
-            self._tokens_read = np.cumsum(by_step)
-        return int(self._tokens_read[step])
+        return self.rows.plan.row_tokens.reshape(-1, self.sequences_per_step).sum(axis=1).cumsum()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Yields list[Batch], this rank's micro-batches of one optimizer step."""

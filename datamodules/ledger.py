@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datamodules.packed_dataset import PackedDataset
 from datamodules.packing.plan import RunPlan
 from datamodules.packing.run import RunRequest
+
+COUNTED_ROWS = 64
+"""Rows in which the ledger counts what an augmentation leaves no room for."""
 
 
 class SourceLedger(NamedTuple):
@@ -64,6 +68,15 @@ def ledger(plan: RunPlan, request: RunRequest) -> Ledger:
     places = rows * request.packing.max_seqlen
     padding = 1 - total / max(places, 1)
     return Ledger(sources=entries, rows=rows, tokens=total, padding=padding, counted=request.mix_by)
+
+
+def pushed_out(data: PackedDataset) -> float:
+    """Share of the tokens that the augmentation leaves no room for, over rows that are spread over the run."""
+    if data.augmentation is None:
+        return 0.0
+    rows = np.unique(np.linspace(0, len(data) - 1, num=COUNTED_ROWS).astype(int))
+    held = int(data.plan.row_tokens[rows].sum())
+    return sum(data.num_pushed_out(int(i)) for i in rows) / held
 
 
 def ledger_table(found: Ledger) -> str:

@@ -49,9 +49,16 @@ def root(output_dir: str, name: str) -> Path:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What `pipeline.json` holds; nothing where there is none."""
+    """What `pipeline.json` holds; nothing where there is none.
+
+    Raises:
+        ValueError: Somebody wrote into it what is no JSON.
+    """
     file = folder / RECORD
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}); mend it, or move {folder} elsewhere") from error
 
 
 def found_folder(parent: Path, identities: Mapping[str, str], *, resume: str) -> PipelineFolder | None:
@@ -148,7 +155,8 @@ def _earlier(folder: Path, name: str, base: Path | None) -> Path | None:
         if other == folder or stage.get("identity") != identity or not stage.get("folder"):
             continue
         run = (other / stage["folder"]).resolve()
-        if newest_checkpoint(run / "checkpoints") and not is_held(run) and (base is None or _base_of(run) == str(base)):
+        is_run = (run / "run.json").is_file() and newest_checkpoint(run / "checkpoints")
+        if is_run and not is_held(run) and (base is None or _base_of(run) == str(base)):
             begun.append(run)
     return next((run for run in begun if _info(run)["status"] == "finished"), next(iter(begun), None))
 

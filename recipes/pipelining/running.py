@@ -114,7 +114,6 @@ def _completed(words: Sequence[str], title: str, folder: PipelineFolder, name: s
         _say(f"{title}: recipe={config.recipe_name} in {config.run_folder}")
         folder.update(status="started")
         folder.note(name, status="started", folder=_below(folder.path, Path(config.run_folder)))
-        began = time.monotonic()
         status = start(words)
         if status:
             folder.note(name, status="stopped")
@@ -122,7 +121,6 @@ def _completed(words: Sequence[str], title: str, folder: PipelineFolder, name: s
         run = completed_run(config)
         if run is None:
             raise RuntimeError(f"{title} ended well and is not finished; its words were {words}")
-        folder.note(name, wall_seconds=round(time.monotonic() - began, 1))
     folder.note(name, status="finished", folder=_below(folder.path, run.path))
     return run
 

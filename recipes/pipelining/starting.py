@@ -44,14 +44,23 @@ class HandedScores:
 
 def handed_scores(config: DictConfig) -> VariantScores | None:
     """The scores after training of the run whose export is the base model, if measured as this configuration says."""
-    folder = Path(str(config.model.source.name_or_path)).parent
+    export = Path(str(config.model.source.name_or_path))
+    folder = export.parent
     if not (folder / "run.json").is_file() or not (folder / "scores.json").is_file():
+        return None
+    if _changed_since(folder / "scores.json", export):
         return None
     theirs = RunFolder(folder).info().get("measured")
     if theirs is None or _of_text(theirs) != _of_text(json.loads(json.dumps(measured(config)))):
         return None
     found = next((scores for scores in read_scores(folder / "scores.json") if scores.name == TRAINED), None)
     return None if found is None else replace(found, name=BASE, answers={})
+
+
+def _changed_since(scores: Path, export: Path) -> bool:
+    """Whether somebody put another model in the place of the measured one; a copy only seems to, and is measured."""
+    files = (*export.glob("*.json"), *export.glob("*.safetensors"))
+    return any(file.stat().st_mtime_ns > scores.stat().st_mtime_ns for file in files)
 
 
 def _of_text(measure: Mapping[str, Any]) -> dict[str, Any]:

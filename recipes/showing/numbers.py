@@ -6,6 +6,7 @@ The README holds what this prints for the four papers; a test compares the two.
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Sequence
 
 from recipes.cli import exit_status
@@ -47,7 +48,7 @@ def markdown(words: Sequence[str] = ()) -> str:
     if len(asked) != len(words) or len(asked) > 1:
         raise ConfigError(f"'{' '.join(words)}' is not understood; numbers takes at most recipe=<name or folder>")
     known = _in_order(presets())
-    papers = [_of_paper(pattern, known) for pattern in asked or PAPERS]
+    papers = [_of_paper(pattern, known) for pattern in ([glob.escape(name) for name in asked] or PAPERS)]
     if asked and not papers[0]:
         folders = sorted({preset.rpartition("/")[0] for preset in known})
         raise ConfigError(f"recipe={asked[0]} does not exist; there are the folders {', '.join(filter(None, folders))}")
@@ -75,6 +76,7 @@ def _section(paper: Sequence[str], *, all_of_it: bool) -> str:
     """One paper, folded up."""
     numbers = {preset: [number for number in stated_numbers(preset_file(preset)) if number.kind] for preset in paper}
     title = preset_values(paper[0]).config.about.paper
+    title = paper[0].rpartition("/")[0] if title == "none" else title
     count = counted(number.kind for found in numbers.values() for number in found)
     tables = []
     for preset, found in numbers.items():

@@ -110,8 +110,11 @@ def _said(number: Number) -> tuple[str, str]:
 
 
 def _value(composed: Composed, key: str, *, like: Any = None) -> Any:
-    """What the configuration holds; of a mapping the keys of `like`, as others of it may come from elsewhere."""
-    if isinstance(like, dict):
+    """What the configuration holds; of a mapping the keys of `like`, as others of it may come from elsewhere.
+
+    Of a mixture all keys: a source more changes the share of every other.
+    """
+    if isinstance(like, dict) and key.split(".")[-1] != "mixture":
         return {inner: _value(composed, f"{key}.{inner}") for inner in like}
     if key in composed.choices:
         return composed.choices[key]
@@ -137,7 +140,8 @@ class _History:
         own = [word for word in self.composed.words if word.split("=", 1)[0].lstrip("+") not in OVERLAYS]
         for word in reversed(own):
             name = word.split("=", 1)[0].lstrip("+")
-            if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}."):
+            is_part = key not in self.composed.choices and name.startswith(f"{key}.")
+            if f"{key}.".startswith(f"{name}.") or is_part:
                 return word
         layers = self._overlays()
         for (_, before), (word, after) in reversed([*pairwise(layers)]):

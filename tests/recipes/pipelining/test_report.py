@@ -65,7 +65,8 @@ def outcome(tmp_path: Path) -> Outcome:
         "other": make_run(tmp_path / "3-other", before=4.0, after=6.0, text="another text"),
     }
     planned = {stage.name: Planned(stage, (), config, "") for stage in STAGES}
-    return Outcome(tmp_path, planned, runs, {name: [f"recipe=a/{name}"] for name in runs})
+    words = {name: [f"recipe=a/{name}", "seed=1", f"run_folder={run.path}"] for name, run in runs.items()}
+    return Outcome(tmp_path, planned, runs, words)
 
 
 def test_every_model_stands_once_with_what_made_it_and_what_it_scored(outcome: Outcome) -> None:
@@ -95,7 +96,7 @@ def test_the_report_names_stages_files_and_what_does_not_compare(outcome: Outcom
         "- recipe: `a/sft` (A paper), from the export of pretrain",
         "- context: 512 -> 1,024 tokens",
         "- reported by the paper: RULER 75.0 (Table 1)",
-        "    python -m recipes.run recipe=a/sft",
+        "    python -m recipes.run recipe=a/sft seed=1\n",  # a run of its own, not one beside the pipeline's
         "held-out text or windows (pretrain, sft | other): their perplexities do not compare",
     ):
         assert words in text
@@ -107,3 +108,28 @@ def test_the_report_names_stages_files_and_what_does_not_compare(outcome: Outcom
             (row["variant"], row["length"]): row["value"] for row in csv.DictReader(file) if row["metric"] == "answers"
         }
     assert found == {("after pretrain", "512"): "0.25", ("after sft", "512"): "0.75"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (None, "from a base model"),
+        ("maker/a base model", "from a base model"),
+        ("/bundled/A base", "from a base model"),
+        ("/bundled/demo", "from `demo` (the paper: a base model)"),
+    ],
+)
+def test_the_report_names_the_model_that_was_read_and_not_only_the_papers(
+    outcome: Outcome, name: str | None, said: str
+) -> None:
+    config = outcome.planned["pretrain"].config
+    config.model.source = {} if name is None else {"name_or_path": name}
+    report_pipeline(Pipeline("mine", "A paper", STAGES, (), (), "auto"), outcome)
+    text = (outcome.folder / "report.md").read_text(encoding="utf-8")
+    assert f"- recipe: `a/pretrain` (A paper), {said}\n" in text
+
+
+def test_a_stage_that_keeps_the_length_says_it_once(outcome: Outcome) -> None:
+    outcome.planned["sft"].config.model.original_context_length = 1024
+    report_pipeline(Pipeline("mine", "A paper", STAGES, (), (), "auto"), outcome)
+    assert "- context: 1,024 tokens\n" in (outcome.folder / "report.md").read_text(encoding="utf-8")

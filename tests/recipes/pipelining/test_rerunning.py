@@ -163,3 +163,18 @@ def test_a_stage_that_was_stopped_is_gone_on_with_by_a_pipeline_of_other_words_t
     assert other.folder.name != Path(one).parent.name
     runs()
     assert started == [f"{Path(one).parent.name}/2-second"]
+
+
+def test_a_stage_whose_record_is_gone_stands_in_for_none(runs: Runs, started: list[str]) -> None:
+    one = runs().folder
+    (one / "1-first" / "run.json").unlink()
+    other = runs("second.optimizer.lr=1e-5").folder
+    assert started == [f"{other.name}/1-first", f"{other.name}/2-second"]
+
+
+def test_a_record_that_is_no_json_is_named(runs: Runs, started: list[str]) -> None:
+    record = runs().folder / "pipeline.json"
+    record.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{record} cannot be read .*; mend it, or move {record.parent} elsewhere$"):
+        runs()
+    assert started == []

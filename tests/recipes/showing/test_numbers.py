@@ -88,6 +88,7 @@ def test_copy_for_another_model_shows_what_differs() -> None:
     ("words", "sentence"),
     [
         (["recipe=nothing"], "recipe=nothing does not exist; there are the folders "),
+        (["recipe=*"], "recipe=* does not exist; there are the folders "),
         (["recipe=demo", "recipe=demo"], "numbers takes at most recipe=<name or folder>"),
         (["optimizer.lr=1"], "'optimizer.lr=1' is not understood"),
     ],
@@ -107,5 +108,6 @@ def test_folder_prints_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe=demo"]) == 0
     out = capsys.readouterr().out
     assert [out.count(f"`demo/{name}`: ") for name in ("base", "extend", "sft")] == [1, 1, 1]
+    assert "<b>demo</b>" in out  # which is no paper's
     assert main(["--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: python -m recipes.show numbers")

@@ -63,6 +63,12 @@ def test_every_number_is_shown_with_what_its_line_says() -> None:
             "corpus.mixture",
             "recall: 0.4} changed by corpus.mixture.recall=0.4; the preset has {classics: 0.5, recall: 0.5}",
         ),
+        (
+            ["+corpus.mixture.validation=0.5"],
+            "corpus.mixture",
+            "validation: 0.5} changed by +corpus.mixture.validation=0.5; the preset has {classics: 0.5, recall: 0.5}",
+        ),
+        (["rope=yarn", "rope.factor=8.0"], "rope", "yarn changed by rope=yarn; the preset has adjusted_base"),
         (["optimizer.lr=${extension_factor}"], "optimizer.lr", "changed by optimizer.lr=${extension_factor}"),
         (["context_length=2048", "extension_factor=4"], "extension_factor", "4 changed by extension_factor=4; the"),
         (["optimizer.lr=0.001"], "optimizer.lr", "0.001 our choice where demo/base ended"),

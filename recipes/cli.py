@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
@@ -16,10 +17,12 @@ HELP = """usage: python -m recipes.{verb} {first} [key=value …]
 
 {doc}
 
-  recipe=<name>                 one of: {presets}
+  recipe=<name>                 one of:
+{presets}
   scale=toy                     the recipe's mechanism on the bundled model and text, in minutes on a laptop
   scale=single_gpu              the same on SmolLM2-360M and the recipe's own corpus, up to 32K and 1000 steps
   corpus=local corpus.folder=…  the recipe's sources from your own folders of their names
+  variant=<name>                a baseline or ablation of the recipe's paper, such as utk/cip_2; recipes.list names them
   rope=linear, packing=…        another option of a group, a one-word ablation; groups and options:
 {groups}
   optimizer.lr=1e-4             any single key; python -m recipes.show recipe=… prints them all
@@ -90,10 +93,14 @@ def help_printed(verb: str, words: Sequence[str], *, doc: str) -> bool:
     first = "recipe=<name>|pipeline=<name>" if reads == "pipeline" else first
     first = "recipe=<name> hardware=<name>" if reads == "hardware" else first
     if reads:
-        doc = f"{doc.strip()}\n\n  {f'{reads}=<name>':<30}one of: {', '.join(options(reads))}"
+        doc = f"{doc.strip()}\n\n  {f'{reads}=<name>':<30}one of:\n{_wrapped(options(reads))}"
     groups = (f"    {group:<17}{', '.join(options(group))}" for group in groups_on_disk() if group not in OVERLAYS)
-    print(HELP.format(verb=verb, first=first, doc=doc.strip(), presets=", ".join(presets()), groups="\n".join(groups)))
+    print(HELP.format(verb=verb, first=first, doc=doc.strip(), presets=_wrapped(presets()), groups="\n".join(groups)))
     return True
+
+
+def _wrapped(names: Sequence[str]) -> str:
+    return textwrap.fill(", ".join(names), 120, initial_indent=" " * 4, subsequent_indent=" " * 4)
 
 
 def _refuse(sentences: str) -> int:

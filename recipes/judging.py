@@ -75,7 +75,7 @@ def value_faults(config: DictConfig) -> Iterator[str]:
         if (value := value_of(config, key)) is not None and (not _is_number(value) or value <= 0):
             yield f"{key}={value} must be a number above 0, or null"
     for key in NOT_NEGATIVE:
-        if (value := value_of(config, key)) is not None and (not _is_number(value) or value < 0):
+        if _is_number(value := value_of(config, key)) and value < 0:  # of another kind: its signature or default says
             yield f"{key}={value} must not be negative"
     lr = value_of(config, "optimizer.lr")
     if lr is not None and (not _is_number(lr) or lr <= 0):

@@ -122,6 +122,7 @@ def _calibrated(asked: Asked, composed: Composed, hardware: Hardware) -> tuple[s
     from recipes.planning.fitting import GIB
     from recipes.planning.plan import hardware_flops, plan_run
 
+    _refuse_another_machine(composed, hardware)
     measured = measured_steps(asked.recipe)
     before = plan_run(composed, hardware)  # behind the steps, for which the data was prepared
     counted = measured["seconds"]
@@ -144,6 +145,21 @@ def _calibrated(asked: Asked, composed: Composed, hardware: Hardware) -> tuple[s
         f"kept in {file}",
     ]
     return "\n".join(lines), write_calibration(made, file)
+
+
+def _refuse_another_machine(composed: Composed, hardware: Hardware) -> None:
+    """Refuse to keep what a CPU took as what a GPU takes, or the other way round: later plans would believe it."""
+    import torch
+
+    from recipes.compose import ConfigError
+
+    on_gpu = torch.cuda.is_available() and composed.config.trainer.accelerator != "cpu"
+    if on_gpu != hardware.on_gpu:
+        where, remedy = ("a GPU", "trainer.accelerator=cpu") if on_gpu else ("a CPU", "hardware=cpu")
+        raise ConfigError(
+            f"calibrate=true measures steps on {where} here, which says nothing of hardware={hardware.name}; add"
+            f" {remedy}, or leave calibrate=true out"
+        )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def take_sources(config: DictConfig, preset: DictConfig, conf: Path) -> None:
     folder = Path(str(config.corpus.folder)).expanduser()
     own, used = preset.corpus.sources, used_roles(config, preset)
     found = {role: path for role in dict.fromkeys([*map(str, own), *used]) if (path := place_of(role, folder))}
-    if missing := [role for role in used if role not in found and (role not in own or not is_made(own[role]))]:
+    missing = [role for role in used if role not in found and (role not in own or not is_made(own[role]))]
+    if missing or not found:  # without any, nothing of the folder would be read
+        missing = missing or used
         what = "is not a folder" if not folder.is_dir() else f"has nothing to read for {', '.join(missing)}"
         read = [role for role in used if role in {*found, *missing}]
         raise ValueError(
@@ -117,7 +119,8 @@ def place_of(role: str, folder: Path) -> Path | None:
 
 def is_made(node: Any) -> bool:
     """Whether a source is computed, such as recall, and neither it nor what it is made of is read from the hub."""
-    return not any(key in node for key in ("path", "rows")) and not _is_of_hub(node)
+    # Among the keys, as one whose value is missing is not `in` the node.
+    return not any(key in ("path", "rows") for key in node.keys()) and not _is_of_hub(node)  # noqa: SIM118
 
 
 def _is_of_hub(node: Any) -> bool:

@@ -57,6 +57,9 @@ PRACTICAL_KEYS = (
 WEIGHT_KEYS = ("model.", "rope.", "peft.", "context_length")
 """What a checkpoint's weights belong to; reading them under other keys gives a broken model without an error."""
 
+READ_WHOLE, NUM_SLICES, SLICE_BYTES = 2**28, 4096, 2**14
+"""Of files that tell a base model from another."""
+
 _held_locks: list[IO[str]] = []
 
 
@@ -193,7 +196,8 @@ def finished_run(config: DictConfig) -> RunFolder | None:
 def base_fingerprint(config: DictConfig) -> str | None:
     """Tells a base model in a folder from another that takes its place; None for a hub name or a model from scratch.
 
-    Reads sizes, and a megabyte from either end of each file: a checkpoint of 100 GB costs no more than a small one.
+    Reads files of up to 256 MiB whole, and of larger ones 64 MiB in slices all over them, so that a checkpoint of 100
+    GB is done in seconds and another tensor of a few megabytes is seen.
     """
     folder = Path(str(OmegaConf.select(config, "model.source.name_or_path"))).expanduser()
     if not (folder / "config.json").is_file():
@@ -202,10 +206,11 @@ def base_fingerprint(config: DictConfig) -> str | None:
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         size = file.stat().st_size
         found.update(f"{file.name} {size} ".encode())
+        whole = size <= READ_WHOLE
         with file.open("rb") as handle:
-            found.update(handle.read(2**20))
-            handle.seek(max(0, size - 2**20))
-            found.update(handle.read())
+            for k in range(1 if whole else NUM_SLICES):
+                handle.seek(k * (size - SLICE_BYTES) // (NUM_SLICES - 1) if k else 0)
+                found.update(handle.read(size if whole else SLICE_BYTES))
     return found.hexdigest()
 
 
@@ -334,13 +339,19 @@ def lock_folder(path: Path) -> IO[str] | None:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder of this name, or of it and a number where that is taken."""
+    """Make a folder of this name, or of it and a number where that is taken.
+
+    Raises:
+        ValueError: There can be none, as where a link above it leads nowhere.
+    """
     path, number = parent / name, 1
     while True:
         try:
             path.mkdir(parents=True)
             return path
-        except FileExistsError:
+        except FileExistsError as error:
+            if not os.path.lexists(path):
+                raise ValueError(f"{error.filename} is in the way of the folder {path}; set output_dir") from error
             number += 1
             path = parent / f"{name}-{number}"
 

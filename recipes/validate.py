@@ -81,8 +81,22 @@ def validate(composed: Composed) -> None:
         faults += [*model_faults(config), *corpus_faults(config)]
     if faults:
         # A value of the wrong kind is found by its key and by its signature; the first says more.
-        by_place = {fault.split(" must ")[0]: fault for fault in reversed(faults)}
+        by_place = {
+            fault.split(" must ")[0]: fault for fault in reversed(faults) if not _said_elsewhere(fault, faults, config)
+        }
         raise ConfigError("\n".join(reversed(by_place.values())))
+
+
+def _said_elsewhere(fault: str, faults: list[str], config: DictConfig) -> bool:
+    """Whether a fault is of a key that refers to another one, which has a fault of its own."""
+    name = fault.split("=")[0]
+    above, _, key = name.rpartition(".")
+    parent = OmegaConf.select(config, above) if above else config
+    if not isinstance(parent, DictConfig) or key not in parent or not OmegaConf.is_interpolation(parent, key):
+        return False
+    written = OmegaConf.to_container(parent, resolve=False)
+    reference = str(written[key]).removeprefix("${").removesuffix("}")  # type: ignore[index]
+    return any(other.startswith(f"{reference}=") for other in faults)
 
 
 def missing_keys(config: DictConfig) -> Iterator[str]:
@@ -177,7 +191,7 @@ def output_faults(config: DictConfig) -> Iterator[str]:
     """Folders that cannot be written to; nothing is made by looking."""
     for key in ("output_dir", "cache_dir"):
         folder = existing = Path(str(value_of(config, key)))
-        while not existing.exists() and existing != existing.parent:
+        while not os.path.lexists(existing) and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             yield f"{key}={folder} is not writable ({existing} is not a folder that one may write to); set {key}"

@@ -84,12 +84,13 @@ class ChatQACorpus:
             BadConversation: It is none.
         """
         turns = list(Conversation.of([*_list(record, "messages"), _said(ASSISTANT, _answer(record))]).messages)
-        if self.instruction and turns[0].role == USER:
+        said = turns.pop(0).content if turns[0].role == SYSTEM else None
+        if self.instruction:
             turns[0] = Message(USER, f"{self.instruction} {turns[0].content}")
         about = record.get(self.document) if self.document else None
         if about is not None and not isinstance(about, str):
             raise BadConversation(f"field '{self.document}' holds a {type(about).__name__}, where a text is needed")
-        system = "\n\n".join(part for part in (self.system, about) if part)
+        system = "\n\n".join(part for part in (self.system, said, about) if part)
         return Conversation((*([Message(SYSTEM, system)] if system else []), *turns))
 
 

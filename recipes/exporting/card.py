@@ -13,6 +13,7 @@ def model_card(
     *,
     recipe: str,
     about: Mapping[str, Any],
+    starts_from: str,
     table: str,
     facts: Mapping[str, Any],
     sections: tuple[str, ...] = (),
@@ -23,7 +24,8 @@ def model_card(
 
     Args:
         recipe: Its name.
-        about: Paper and base model, for people.
+        about: Of the recipe, for people.
+        starts_from: The model that was trained.
         table: The scores, in Markdown.
         facts: Lines of a list.
         sections: Further ones, each with its heading.
@@ -38,8 +40,7 @@ def model_card(
         "---",
         f"# {recipe}",
         "",
-        f"Trained by `python -m recipes.run recipe={recipe}` of long-context-recipes.",
-        f"Paper: {about['paper']}. Extends: {about['extends']}.",
+        f"Trained with `recipe={recipe}` of long-context-recipes. Paper: {about['paper']}. Starts from: {starts_from}.",
         "",
         table.strip(),
         "",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from recipes.judging import value_of
 from recipes.run_folder import RunFolder
 
 
@@ -32,12 +33,25 @@ def lineage_section(run: RunFolder) -> tuple[str, ...]:
         info = stage.info()
         before, after = config.model.original_context_length, config.context_length
         context = f"{before:,} -> {after:,} tokens" if before != after else f"{after:,} tokens"
-        starts = config.about.extends if number == 1 else f"stage {number - 1}"
+        assert isinstance(config, DictConfig)
+        starts = starting_model(config) if number == 1 else f"stage {number - 1}"
         lines.append(
             f"{number}. `{info['recipe']}` ({config.about.paper}), from {starts}: context {context},"
             f" {info.get('steps', 0):,} steps, {stage.tokens:,} tokens"
         )
     return ("\n".join(lines),)
+
+
+def starting_model(config: DictConfig) -> str:
+    """What a run starts from, which at another scale or with another `model` is not what the paper extends."""
+    name, extends = value_of(config, "model.source.name_or_path"), str(config.about.extends)
+    if name is None:
+        return extends
+    above = Path(str(name)).expanduser().parent
+    if (above / "run.json").is_file():
+        return f"the export of a run of `{RunFolder(above).info()['recipe']}`"
+    found = Path(str(name)).name
+    return extends if extends.lower().startswith(found.lower()) else f"`{found}` (the paper: {extends})"
 
 
 def _base(run: RunFolder) -> RunFolder | None:

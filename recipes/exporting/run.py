@@ -24,7 +24,7 @@ from recipes.exporting.clients import client_section
 from recipes.exporting.gguf import export_gguf, refuse_gguf
 from recipes.exporting.hugging_face import export_hugging_face
 from recipes.exporting.inserted_tokens import exported_tokenizer, token_sections
-from recipes.exporting.lineage import lineage_section
+from recipes.exporting.lineage import lineage_section, starting_model
 from recipes.exporting.settings import export_faults
 from recipes.reporting.tables import comparison_table, read_scores
 from recipes.run_folder import RunFolder
@@ -152,6 +152,7 @@ def _write_card(
     card = model_card(
         recipe=config.recipe_name,
         about={str(key): value for key, value in about.items()},
+        starts_from=starting_model(config),
         table=comparison_table(read_scores(scores)) if scores.exists() else "Not evaluated yet.",
         facts={
             "steps": info.get("steps"),

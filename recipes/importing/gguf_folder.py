@@ -84,7 +84,10 @@ def _write(file: Path, folder: Path) -> None:
     from lightning_modules.gguf_model import load_gguf
     from recipes.exporting.hugging_face import save_tokenizer, write_both_dialects
 
-    kind, split = tokenizer_rules(file)
+    try:
+        kind, split = tokenizer_rules(file)
+    except (ValueError, IndexError, KeyError) as error:  # numpy's of a file that ends early
+        raise ValueError(f"model.path={file} cannot be read ({error}); is the file complete?") from error
     tokenizer = load_gguf_tokenizer(file, kind=kind, split=split)
     load_gguf(file).save_pretrained(folder)
     save_tokenizer(tokenizer, folder, context_length=of_model(file, "context_length"))
@@ -114,8 +117,11 @@ def import_faults(config: DictConfig) -> Iterator[str]:
 
 def path_faults(config: DictConfig) -> Iterator[str]:
     """A `model.path` that is no GGUF file, said before everything that would be read from it is missing."""
-    path = config.model.get("path") if "path" in config.model else None
-    if path is not None:
+    if "path" in config.model:
+        path = config.model.path
+        if path is None:
+            yield "model.path=null must be a GGUF file; set model.path to one, or take another model"
+            return
         try:
             header(str(path))
         except ValueError as error:

@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from recipes.ablating.faults import key_of
 from recipes.evaluating import BASE, TRAINED
-from recipes.judging import value_of
+from recipes.exporting.lineage import starting_model
 from recipes.pipelining.folder import link_to
 from recipes.reporting.ablation_tables import markdown, thinned
 from recipes.reporting.answers import read_accuracy
@@ -147,7 +145,7 @@ def _stage_lines(number: int, name: str, run: Path, outcome: Outcome) -> list[st
     plan = outcome.planned[name]
     about, before, after = plan.config.about, plan.config.model.original_context_length, plan.config.context_length
     context = f"{before:,} -> {after:,}" if before != after else f"{after:,}"
-    starts = f"the export of {plan.stage.starts_from}" if plan.stage.starts_from else _first_model(plan.config)
+    starts = f"the export of {plan.stage.starts_from}" if plan.stage.starts_from else starting_model(plan.config)
     # With the folder, the command would leave a second run beside the first, and the pipeline go on from that.
     by_hand = [word for word in outcome.words[name] if key_of(word) != "run_folder"]
     lines = [
@@ -167,14 +165,6 @@ def _stage_lines(number: int, name: str, run: Path, outcome: Outcome) -> list[st
         "",
     ]
     return lines
-
-
-def _first_model(config: DictConfig) -> str:
-    """What a stage with a model of its own starts from, which at another scale is not what the paper extends."""
-    name, extends = value_of(config, "model.source.name_or_path"), str(config.about.extends)
-    found = Path(str(name or extends)).name
-    same = extends.lower().startswith(found.lower())
-    return extends if same else f"`{found}` (the paper: {extends})"
 
 
 def differing_measures(outcome: Outcome) -> Iterator[str]:

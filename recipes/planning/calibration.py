@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,10 @@ def read_calibration(file: Path) -> Calibration:
         ConfigError: The file is none.
     """
     try:
-        return Calibration(**{**json.loads(file.read_text(encoding="utf-8")), "file": str(file)})
+        found = Calibration(**{**json.loads(file.read_text(encoding="utf-8")), "file": str(file)})
+        if not all(0 < value < math.inf for value in (found.memory_factor, found.least_flops, found.most_flops)):
+            raise ValueError("its factors must be above 0")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"calibration={file} cannot be read ({error}); make one with calibrate=true, or set calibration=null"

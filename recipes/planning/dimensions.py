@@ -119,3 +119,8 @@ def dimensions_of(settings: Mapping[str, Any]) -> Dimensions:
         )
     except KeyError as error:
         raise ValueError(f"the model's config.json lacks {error}; set model.source.name_or_path to another") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"the model's config.json has a size that is no whole number of at least 1 ({error}); set"
+            " model.source.name_or_path to another"
+        ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from recipes.compose import Composed, ConfigError, conf_folder, options
 from recipes.judging import pair_faults, value_faults, value_of
@@ -149,6 +150,11 @@ def model_dimensions(composed: Composed) -> tuple[Dimensions, str]:
         raise ConfigError("model.source.name_or_path has no value; add model.source.name_or_path=… to the command line")
     if (known := known_dimensions(str(name))) is not None:
         return known, f"{name}, known to the plan; the model is not on this disk"
+    if (file := value_of(config, "model.path")) is not None and Path(str(name)).parent.name == "imported":
+        raise ConfigError(
+            f"model.path={file} is not imported yet, so its sizes are not known; python -m recipes.prepare with these"
+            " words imports it"
+        )
     raise ConfigError(
         f"model {name} is neither on this disk nor known to the plan, so its sizes are not; set"
         " model.source.name_or_path to a folder with its config.json"
@@ -182,11 +188,6 @@ def memory_options() -> dict[str, MemoryOption]:
     return {
         name: memory_option(option_values(conf_folder(), {"memory": name}).config.memory) for name in options("memory")
     }
-
-
-def at_length(run: Run, tokens: int) -> Run:
-    """The run with rows of another length."""
-    return replace(run, job=replace(run.job, row_tokens=tokens))
 
 
 def _rows_per_step(config: DictConfig) -> tuple[int, bool]:
@@ -249,10 +250,3 @@ def _one_of(value: Any, allowed: Sequence[str], key: str) -> Any:
 
 def _none(config: DictConfig, key: str) -> bool:
     return value_of(config, key) is None
-
-
-def resolved(node: Any) -> Mapping[str, Any]:
-    """A node as plain data."""
-    found = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}

@@ -160,6 +160,18 @@ def test_augmentation_that_cannot_be_is_refused_before_anything_is_read(
     assert sentence in found
 
 
+def test_value_that_many_keys_refer_to_is_one_fault(refusal: Refusal) -> None:
+    assert refusal("seed=abc") == ["seed=abc must be a whole number"]
+
+
+def test_folder_behind_a_link_that_leads_nowhere(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "disk").symlink_to(tmp_path / "unmounted")
+    (found,) = refusal(f"output_dir={tmp_path}/disk/runs")
+    assert found.startswith(
+        f"output_dir={tmp_path}/disk/runs is not writable ({tmp_path}/disk is not a folder that one"
+    )
+
+
 def test_unknown_time_of_reduction(refusal: Refusal) -> None:
     (found,) = refusal("strategy=fsdp", "strategy.reduce_gradients=never")
     assert found.startswith("strategy.reduce_gradients=never is not known; allowed are every_micro_batch, once_a_step")

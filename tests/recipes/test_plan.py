@@ -94,6 +94,28 @@ def test_calibration_measures_three_steps_and_later_plans_read_it(
     assert longer["step_seconds"][0] == pytest.approx(2 * corrected["step_seconds"][0], rel=0.2)
 
 
+def test_steps_of_a_cpu_are_not_kept_as_those_of_a_gpu(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "measured_steps", lambda _: pytest.fail("steps were run"))
+    said = r"on a CPU here, which says nothing of hardware=h100_80gb; add hardware=cpu"
+    with pytest.raises(ConfigError, match=said):
+        plan([*tiny, "hardware=h100_80gb", "calibrate=true"])
+    words = [word for word in tiny if not word.startswith("trainer.accelerator=")]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"on a GPU here, which says nothing of hardware=cpu; add trainer"):
+        plan([*words, "trainer.accelerator=auto", "hardware=cpu", "calibrate=true"])
+    assert not (tmp_path / "cache" / "calibrations").exists()
+
+
+@pytest.mark.parametrize("factor", ['"a"', "0", "NaN", "-1"])
+def test_a_calibration_without_factors_is_refused(factor: str, tmp_path: Path) -> None:
+    file = tmp_path / "made.json"
+    file.write_text(f'{{"machine": "one", "memory_factor": {factor}, "least_flops": 1.0, "most_flops": 2.0}}')
+    with pytest.raises(ConfigError, match=r"^calibration=[^\n]*made\.json cannot be read"):
+        calibration.read_calibration(file)
+
+
 def test_steps_that_cannot_run_are_said_as_training_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused:
         returncode, stdout, stderr = 2, "", "note: something\nerror: optimizer.lr=0 must be above 0\n"

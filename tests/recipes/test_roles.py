@@ -108,6 +108,28 @@ def test_missing_and_doubled_roles_are_one_sentence(data: Path, tmp_path: Path) 
         local(PRETRAIN, folder=data)
 
 
+@pytest.mark.parametrize("recipe", ["index_1p9b_32k/pretrain", "demo/sft"])
+def test_a_folder_of_which_nothing_would_be_read_is_refused(recipe: str, tmp_path: Path) -> None:
+    """One preset's source has no path of its own, the other's are made."""
+    roles = compose([f"recipe={recipe}"]).config.corpus.sources
+    for folder, what in ((tmp_path / "nowhere", "is not a folder"), (tmp_path, "has nothing to read for")):
+        with pytest.raises(ConfigError, match=f"corpus.folder={folder} {what}"):
+            local(f"recipe={recipe}", folder=folder)
+    (tmp_path / f"{next(iter(roles))}.jsonl").touch()
+    assert local(f"recipe={recipe}", folder=tmp_path)
+
+
+def test_a_source_whose_path_the_preset_leaves_open_is_missed(tmp_path: Path) -> None:
+    words = "recipe=prolong_llama3_8b/pretrain_64k"
+    paper = compose([words]).config
+    left_open = next(role for role, node in paper.corpus.sources.items() if "path" in [*node])
+    used = used_sources(paper)
+    for role in used - {str(left_open)}:
+        (tmp_path / f"{role}.jsonl").touch()
+    with pytest.raises(ConfigError, match=f"has nothing to read for {left_open};"):
+        local(words, folder=tmp_path)
+
+
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_can_be_read_from_folders(name: str, tmp_path: Path) -> None:
     paper = compose([f"recipe={name}"]).config

@@ -13,7 +13,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from recipes import run_folder
-from recipes.run_folder import RANK_VARIABLE, RunFolder, close_run, find_run, mechanism, open_run
+from recipes.run_folder import (
+    RANK_VARIABLE,
+    RunFolder,
+    base_fingerprint,
+    close_run,
+    find_run,
+    mechanism,
+    new_folder,
+    open_run,
+)
 from tests.processes import ForkWithPipes
 
 
@@ -236,3 +245,30 @@ def test_mechanism_holds_what_trains_and_nothing_practical(tmp_path: Path) -> No
         "optimizer.weight_decay": 0.1,
         "data.max_steps": 10,
     }
+
+
+def test_no_folder_behind_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "disk").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"disk is in the way of the folder .*/disk/a; set output_dir"):
+        new_folder(tmp_path / "disk", "a")
+
+
+def test_base_model_with_one_other_tensor_in_the_middle_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file that is read whole, and in one that is read in slices."""
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    weights, config = (
+        tmp_path / "model.safetensors",
+        OmegaConf.create({"model": {"source": {"name_or_path": str(tmp_path)}}}),
+    )
+    content = bytearray(2**20)
+    for largest in (2**21, 2**19):
+        monkeypatch.setattr(run_folder, "READ_WHOLE", largest)
+        monkeypatch.setattr(run_folder, "SLICE_BYTES", 2**7)
+        found = []
+        for value in (0, 1):
+            content[2**19 : 2**19 + 2**10] = bytes([value]) * 2**10
+            weights.write_bytes(content)
+            found.append(base_fingerprint(config))
+        assert found[0] != found[1]

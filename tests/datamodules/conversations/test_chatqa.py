@@ -45,6 +45,17 @@ def test_document_stands_behind_the_system_and_the_answer_behind_the_turns(tmp_p
     ]
 
 
+def test_system_message_of_a_record_joins_the_others_and_the_question_keeps_its_instruction(tmp_path: Path) -> None:
+    record = {**RECORD, "messages": [{"role": "system", "content": "You sail."}, TURNS[0]]}
+    assert said(corpus_of(tmp_path, record, system="Be polite.", instruction="In short:")) == [
+        [
+            ("system", "Be polite.\n\nYou sail.\n\nIt was grey."),
+            ("user", "In short: Who came?"),
+            ("assistant", "Slowly."),
+        ]
+    ]
+
+
 @pytest.mark.parametrize("answers", [["Slowly."], [["Slowly.", "late"]], [{"text": "Slowly."}], ["", " ", "Slowly."]])
 def test_forms_of_answers(answers: list[Any], tmp_path: Path) -> None:
     assert said(corpus_of(tmp_path, {**RECORD, "answers": answers}))[0][-1] == ("assistant", "Slowly.")

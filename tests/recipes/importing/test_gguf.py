@@ -78,6 +78,13 @@ def test_a_file_is_imported_once_and_a_killed_import_leaves_nothing(
     assert import_gguf(moved, cache_dir=tmp_path) == folder
 
 
+def test_a_file_that_ends_early_is_one_sentence(file: Path, tmp_path: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"^model\.path=[^\n]* cannot be read \([^\n]*\); is the file complete\?$"):
+        import_gguf(file, cache_dir=tmp_path)
+    assert not [*tmp_path.glob("imported/*/")]
+
+
 def test_a_scaled_rope_is_refused_as_it_would_be_lost(file: Path, model_folder: Path, tmp_path: Path) -> None:
     scaled = {"llama__rope__scaling__type": "yarn", "llama__rope__scaling__factor": 2.0}
     write_llama(file, model_folder, **scaled)

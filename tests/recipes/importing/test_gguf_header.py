@@ -9,6 +9,7 @@ import pytest
 
 from recipes.compose import ConfigError, compose
 from recipes.importing.gguf_header import header, of_model
+from recipes.planning.reading import model_dimensions
 from tests.recipes.importing.gguf_files import LLAMA, header_bytes
 
 WORDS = ["recipe=index_1p9b_32k/pretrain", "model=gguf"]
@@ -60,6 +61,18 @@ def test_what_is_no_gguf_file_is_one_sentence(tmp_path: Path, content: Any, sent
         compose([*WORDS, f"model.path={file}"])
     assert str(fault.value).startswith(f"model.path={file} {sentence}")
     assert "\n" not in str(fault.value)
+
+
+def test_no_file_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"^model\.path=null must be a GGUF file; set model\.path to one[^\n]*$"):
+        compose([*WORDS, "model.path=null"])
+
+
+def test_a_plan_of_a_file_that_is_not_imported_says_what_imports_it(tmp_path: Path) -> None:
+    file = written(tmp_path, header_bytes(LLAMA))
+    composed = compose([*WORDS, f"model.path={file}", f"cache_dir={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"is not imported yet, [^\n]*; python -m recipes\.prepare with these words"):
+        model_dimensions(composed)
 
 
 def test_a_file_without_its_length_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -156,6 +157,15 @@ def test_recommended_options_fit_with_a_margin_and_are_the_fastest_that_do() -> 
     other = fastest(choices(LORA_JOB, tight, memory_options(), rows_per_rank=2))
     assert other is not None
     assert other.need.device < best.need.device
+
+
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"vocab_size": "many"}, {"hidden_size": None}])
+def test_sizes_that_are_no_numbers_are_one_sentence(changes: dict[str, Any]) -> None:
+    sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    settings = {"model_type": "llama", **dict.fromkeys(sizes, 64)}
+    assert dimensions_of(settings).head_dim == 1
+    with pytest.raises(ValueError, match=r"^the model's config\.json has a size that is no whole number"):
+        dimensions_of({**settings, **changes})
 
 
 def test_models_are_known_by_their_hub_names() -> None:

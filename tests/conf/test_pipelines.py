@@ -14,6 +14,7 @@ from recipes.compose import options
 from recipes.pipelining.composing import compose_stages
 from recipes.pipelining.pipeline import read_pipeline
 from recipes.quick_compose import preset_values
+from tests.grids import quick_where
 
 FOLDER = composing.conf_folder() / "pipeline"
 PIPELINES = (
@@ -72,7 +73,10 @@ def test_every_stage_of_a_paper_is_in_a_pipeline() -> None:
             assert any({(name, preset), (name, about.continues)} <= found for name in PIPELINES), preset
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+QUICK = ("demo", "index_1p9b_32k", "together_llama2_7b_32k")
+
+
+@pytest.mark.parametrize("name", quick_where([(name,) for name in PIPELINES], lambda name: name in QUICK))
 def test_composes_and_validates_at_toy_scale(name: str, tmp_path: Path) -> None:
     pipeline = read_pipeline([f"pipeline={name}", "scale=toy"])
     planned = compose_stages(pipeline, tmp_path / "shells")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes import compose as composing
 from recipes.cli import run
-from recipes.compose import compose
+from recipes.compose import Composed, compose
 from recipes.train import train
 from tests.small_bundle import small_words
 
@@ -106,7 +107,7 @@ def test_numbers_of_every_paper_are_tested_apart_from_its_presets() -> None:
 @pytest.mark.parametrize("scale", ["toy", "single_gpu"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_scale_changes_sizes_only(preset: str, scale: str) -> None:
-    paper, scaled = (compose([f"recipe={preset}", f"scale={name}"]) for name in ("paper", scale))
+    paper, scaled = at_scale(preset, "paper"), at_scale(preset, scale)
     assert mechanism(paper.config) == mechanism(scaled.config)
     assert held(paper.config) == held(scaled.config)
     kept = scaled.choices["chat_template"] == paper.choices["chat_template"]
@@ -116,6 +117,11 @@ def test_scale_changes_sizes_only(preset: str, scale: str) -> None:
     lengths = {"toy": original * min(factor, 8), "single_gpu": min(original * factor, 32768)}
     assert scaled.config.context_length == pytest.approx(lengths[scale], abs=0.5)
     assert scale != "single_gpu" or scaled.config.data.max_steps <= 3000
+
+
+@cache
+def at_scale(preset: str, scale: str) -> Composed:
+    return compose([f"recipe={preset}", f"scale={scale}"])
 
 
 def mechanism(config: DictConfig) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def leaves(node: Any, name: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.usefixtures("small_bundle")
 def test_trains_two_steps_at_toy_scale(preset: str, tmp_path: Path, cache_dir: Path) -> None:
-    toy = compose([f"recipe={preset}", "scale=toy"]).config
+    toy = at_scale(preset, "toy").config
     row = min(toy.packing.max_seqlen, LONGEST_ROW)
     words = [
         f"recipe={preset}",

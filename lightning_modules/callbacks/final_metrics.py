@@ -39,8 +39,8 @@ class FinalMetrics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._nothing_left = trainer.global_step >= self.max_steps
-        resumed = 0 < trainer.global_step < self.max_steps
-        if resumed and trainer.enable_validation and trainer.global_step % trainer.val_check_batch == 0:
+        every = trainer.val_check_batch if trainer.enable_validation else None
+        if every and 0 < trainer.global_step < self.max_steps and trainer.global_step % every == 0:
             _validate(trainer)
 
     def on_train_batch_end(

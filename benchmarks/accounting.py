@@ -6,10 +6,11 @@ The count is that of `recipes.planning.flops`, which says the conventions; here 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from recipes.planning import flops
 from recipes.planning.dimensions import Dimensions
+from recipes.planning.known_models import LLAMA3_8B
 
 # H200, measured: matrix products and copies; attention kernels as the roof of a step assumes them
 PEAK_DATASHEET = 989e12
@@ -52,15 +53,7 @@ class Shape(Dimensions):
         return seconds + step.attention_backward / ATTENTION_BACKWARD
 
 
-LLAMA_8B = Shape(
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    vocab_size=128256,
-)
+LLAMA_8B = Shape(**asdict(LLAMA3_8B))
 TOY = Shape(
     num_layers=2,
     hidden_size=64,

@@ -103,11 +103,6 @@ def longest_rows(job: Job, hardware: Hardware, *, factor: float = 1.0, most: int
     return low * granule
 
 
-def tokens_that_fit(*, free_bytes: float, held: float, working: float) -> int:
-    """Tokens of one row in so much memory, by what is held and worked with a token, in bytes."""
-    return int(free_bytes // (held + working))
-
-
 def choices(
     job: Job,
     hardware: Hardware,

@@ -72,9 +72,12 @@ def model_settings(config: DictConfig) -> tuple[dict[str, Any], str]:
     if path is None:
         return {}, ""
     try:
-        return _text_settings(json.loads(path.read_text(encoding="utf-8"))), "the model's config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); set model.source.name_or_path") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}, not a model's keys; set model.source.name_or_path")
+    return _text_settings(settings), "the model's config.json"
 
 
 def _text_settings(settings: Any) -> dict[str, Any]:

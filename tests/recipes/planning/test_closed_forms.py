@@ -10,7 +10,7 @@ import pytest
 from recipes.planning import flops
 from recipes.planning.activations import Widths
 from recipes.planning.dimensions import Dimensions, dimensions_of
-from recipes.planning.fitting import fastest, longest_rows, need, tokens_that_fit
+from recipes.planning.fitting import fastest, longest_rows, need
 from recipes.planning.hardware import read_hardware
 from recipes.planning.job import Adapter, Job, MemoryOption
 from recipes.planning.known_models import (
@@ -100,13 +100,6 @@ def test_model_flops_of_a_token(length: int, full: float, lora: float) -> None:
     assert flops.model_flops(
         LLAMA3_8B, tokens=length, seen=seen, adapter_weights=adapters
     ) / length / 1e9 == pytest.approx(lora, rel=0.005)
-
-
-@pytest.mark.parametrize(("working", "tokens"), [(205, 271_000), (110, 341_000), (80, 372_000), (38, 425_000)])
-def test_tokens_that_fit_an_h200_beside_their_checkpoints(working: int, tokens: int) -> None:
-    free = (139 - 1.5 - 14.96 - 3.5) * GIB
-    found = tokens_that_fit(free_bytes=free, held=256 * KIB, working=working * KIB)
-    assert found == pytest.approx(tokens, rel=0.005)
 
 
 def test_the_longest_rows_fit_and_longer_ones_do_not() -> None:

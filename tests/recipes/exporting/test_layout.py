@@ -55,6 +55,7 @@ def test_a_trained_index_is_exported_as_llama_or_as_itself(tiny: list[str], mode
     assert json.loads((run_folder / "export/config.json").read_text())["model_type"] == "index"
     card = (run_folder / "export/README.md").read_text("utf-8")
     assert "verdict  clean" in card
+    assert "Starts from: `index` (the paper: demo model)." in card  # what was trained, not what the recipe extends
     assert "| any other program | no |" in card
     own = PretrainedModel(str(run_folder / "export"), attention="sdpa").load().eval()
     assert torch.equal(own(ids).logits, expected)

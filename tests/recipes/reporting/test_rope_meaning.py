@@ -244,3 +244,8 @@ def test_a_broken_config_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read .*; set model\.source\.name_or_path"):
         known_rope(config(source={"name_or_path": str(tmp_path), "revision": None}))
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"config\.json holds a list, not a model's keys; set model\.source\.name_or_path"
+    ):
+        known_rope(config(source={"name_or_path": str(tmp_path)}))

@@ -61,9 +61,10 @@ def rope_lines(composed: Composed) -> list[str]:
         known = known_rope(config)
         context_length = whole_number(config, "context_length")
         extended = _rope_method(config).extend(known.rope, context_length=context_length)
-        return rope_meaning(
+        said = rope_meaning(
             composed.choices["rope"], known.rope, extended, context_length=context_length, sources=known.sources
         ).splitlines()
+        return [*said, *_paper_counts_from(config)]
     except OmegaConfBaseException as error:  # before KeyError and ValueError, which some of them are too
         faults = [one_sentence(error)]
     except KeyError as error:
@@ -71,6 +72,15 @@ def rope_lines(composed: Composed) -> list[str]:
     except (ValueError, TypeError) as error:
         faults = str(error).splitlines()
     return [line for fault in faults for line in textwrap.wrap(f"What this RoPE means cannot be said: {fault}", WIDTH)]
+
+
+def _paper_counts_from(config: DictConfig) -> list[str]:
+    """Where the paper takes another length for the base model's than its configuration, which RoPE goes by here."""
+    native, stated = config.about.native_context_length, config.model.original_context_length
+    if native is None or native >= stated:  # at another scale the model is another
+        return []
+    said = f"The paper counts from {native:,} tokens; the lengths above are of the model's configuration, {stated:,}."
+    return ["", said]
 
 
 def _rope_method(config: DictConfig) -> RopeMethod:

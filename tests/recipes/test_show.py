@@ -184,3 +184,10 @@ def test_every_pipeline_variant_and_ablation_is_named() -> None:
     for group in ("pipeline", "variant", "ablation"):
         for name in options(group):
             assert name == "none" or re.search(rf"[:,] {name}(,| |$)", said), name
+
+
+def test_length_that_the_paper_counts_from_is_said_beside_that_of_the_models_configuration() -> None:
+    said = "The paper counts from 32,768 tokens; the lengths above are of the model's configuration, 131,072."
+    assert f"# {said}" in show(compose(["recipe=utk_qwen2_7b_128k/pretrain"])).splitlines()
+    for words in (["recipe=index_1p9b_32k/pretrain"], ["recipe=utk_qwen2_7b_128k/pretrain", "scale=toy"]):
+        assert "The paper counts from" not in show(compose(words))
